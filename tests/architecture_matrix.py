@@ -221,6 +221,11 @@ model that needs its own code is refused.
   the run's logits.
 - **left out**: layers that LoRA's `all-linear` does not change, as `tunewright plan` says them, with the reason; full
   fine-tuning trains them. Where rows cannot be packed into one sequence they are padded.
+
+Models of convolutions (EfficientNet, ResNet ...) have no linear layer inside their blocks: `lora: {target_modules:
+all}` (or `pissa`, `olora`) changes convolutions too, or those that are named. Such a run is a PEFT adapter, unless a
+convolution with groups is among them: then its change is `delta.json` and `delta.safetensors`, which `tunewright
+export`, `fuse` and `merge` read.
 """
 TABLE = "| task | architecture | LoRA | full | left out, and rows |\n| --- | --- | --- | --- | --- |"
 

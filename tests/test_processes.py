@@ -194,8 +194,23 @@ def test_the_command_begins_processes_passes_a_signal_on_and_clears_up(bench):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=600)
-    assert process.returncode == errors.INTERRUPTED and said.count("error:") == 1 and str(out) in said
+    assert process.returncode == errors.INTERRUPTED, said
+    assert said.count("error:") == 1 and str(out) in said
     assert not list(bench.folder.glob("tunewright-*"))
+
+
+@pytest.mark.parametrize(("stopped", "kind"), [(True, errors.Interrupted), (False, errors.PartedError)])
+def test_one_that_was_stopped_early_is_an_interruption_of_all(monkeypatch, tmp_path, stopped, kind):
+    group, out = Group(0, 2), tmp_path / "out"
+    monkeypatch.setattr(Group, "meet", lambda self: None)
+    group._joined, group._store = True, SimpleNamespace(check=lambda keys: stopped and keys == [groups.STOPPED])
+
+    def work(folder):
+        raise group.ended()
+
+    with pytest.raises(kind) as error:
+        several.together(group, work, out)
+    assert str(out) in str(error.value.where)
 
 
 @pytest.mark.parametrize(("code", "left"), [(errors.INTERRUPTED, 0), (0, 0), (1, -9)])

@@ -28,7 +28,7 @@ MEETS = datetime.timedelta(minutes=10)
 """How long the first waits for the others to come."""
 HEARS = datetime.timedelta(seconds=5)
 """How long one that fails waits for the first to fail too, and one that ends for the others to end."""
-FAILED, LEFT = "tunewright/failed", "tunewright/left"
+FAILED, LEFT, STOPPED = "tunewright/failed", "tunewright/left", "tunewright/stopped"
 BUCKET = 1 << 24
 """Numbers that are summed at once, at most: what is laid side by side for it is memory beside the gradients."""
 
@@ -79,6 +79,21 @@ class Group:
         if self._joined and self.first:
             with suppress(RuntimeError):
                 self._store.set(FAILED, "")
+
+    def stopped(self) -> None:
+        """Let the others know that this one ends since it was asked to."""
+        if self._joined:
+            with suppress(RuntimeError):
+                self._store.set(STOPPED, "")
+
+    def was_stopped(self) -> bool:
+        """Whether another ended since it was asked to, where what was exchanged with it broke off."""
+        if not self._joined:
+            return False
+        try:
+            return bool(self._store.check([STOPPED]))
+        except RuntimeError:
+            return False
 
     def told_by_first(self) -> bool:
         """Whether the first one says what is wrong, or is gone; waits for that a little."""

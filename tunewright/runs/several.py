@@ -40,6 +40,8 @@ def joined() -> Iterator[Group]:
         well = True
     except TunewrightError as error:
         well = isinstance(error, Interrupted)
+        if well:
+            group.stopped()
         group.failed()
         if not group.first and (isinstance(error, Interrupted | PartedError) or group.told_by_first()):
             sys.exit(error.code)
@@ -68,7 +70,11 @@ def together(
         group.told({"folder": str(result.folder.resolve()), "report": result.report.model_dump(mode="json")})
         return result
     except PartedError as error:
-        raise PartedError(error.what, where=str(out or "the run's folder"), remedy=error.remedy) from error
+        place = str(out or "the run's folder")
+        if group.was_stopped():  # a signal came where one of them could still wait for the others
+            what = "interrupted; what was done before is kept"
+            raise Interrupted(what, where=place, remedy=f"tunewright resume {place}") from error
+        raise PartedError(error.what, where=place, remedy=error.remedy) from error
 
 
 @contextmanager
