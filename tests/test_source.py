@@ -96,7 +96,7 @@ def test_what_was_read_is_found_by_later_processes(tmp_path, monkeypatch):
         source.keep()
         for cached in (source._known, source._kept, source._read_at):
             cached.cache_clear()
-        monkeypatch.setattr(source.ast, "parse", None)  # read again, it would be parsed
+        monkeypatch.setattr(source, "_walk", None)  # read again, its tree would be walked
         assert source.plain(file) == first
     finally:
         for cached in (source._known, source._kept, source._read_at):
@@ -111,13 +111,23 @@ def test_what_other_processes_have_read_is_kept_beside(tmp_path, monkeypatch):
     assert source._written() == {"own": ("hash", ["module"]), "other": ("hash", [])}
 
 
-def test_the_code_of_a_run_is_parsed_once(monkeypatch):
+def test_the_code_of_a_run_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+    named = (trial_key.core_files, trial_key._code, trial_key.method_source)
+    held = (source._known, source._kept, source._read_at, *named)
+
     def name_all():
         return [trial_key._code("text-generation"), *(trial_key.method_source(n) for n in ("lora", "corda", "ties"))]
 
-    first = name_all()
-    source.keep()
-    for cached in (source._known, source._read_at, trial_key.core_files, trial_key._code, trial_key.method_source):
-        cached.cache_clear()
-    monkeypatch.setattr(source.ast, "parse", None)  # read again, it would be parsed
-    assert name_all() == first
+    try:
+        for cached in held:
+            cached.cache_clear()
+        first = name_all()
+        source.keep()
+        for cached in held:
+            cached.cache_clear()
+        monkeypatch.setattr(source, "_walk", None)  # read again, its tree would be walked
+        assert name_all() == first
+    finally:
+        for cached in held:
+            cached.cache_clear()
