@@ -3,6 +3,7 @@ pictures."""
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def said(run: Run, model) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_a_convolutions_change_is_the_sum_over_its_axes_and_is_convolved_with_alike(name):
-    module = CONVOLUTIONS[name].requires_grad_(False)
+    module = copy.deepcopy(CONVOLUTIONS[name]).requires_grad_(False)
     site = Site("layer", "conv", "mlp", 0, module)
     axes = axes_of(site)
     kernel = module.weight.shape[2:]

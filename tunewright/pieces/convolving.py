@@ -13,7 +13,7 @@ from tunewright.models.deltas import Delta, LowRank, LowRankConv
 from tunewright.models.sites import Site, Structure
 from tunewright.models.tucker import geometry_of
 from tunewright.pieces.low_rank import PatternedLowRank, Start
-from tunewright.pieces.target_modules import TARGET_MODULES
+from tunewright.pieces.target_modules import TARGET_MODULES, with_convolutions
 
 ALL = "all"
 
@@ -32,10 +32,7 @@ class ConvolvingLowRank(PatternedLowRank):
     _elsewhere: ClassVar[str] = "write target_modules: all, which takes convolutions, or use a method for other layers"
 
     def _targeted(self, structure: Structure) -> list[Site]:
-        if self.target_modules != ALL:
-            return super()._targeted(structure)
-        linear = {s.name for s in structure.linear_sites()}
-        return [s for s in structure.sites if s.name in linear or (s.kind == "conv" and s.block is not None)]
+        return with_convolutions(structure) if self.target_modules == ALL else super()._targeted(structure)
 
     def _form(self, site: Site) -> type[Delta]:
         return LowRankConv if site.kind == "conv" else LowRank

@@ -10,12 +10,19 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from tunewright.errors import MethodError, did_you_mean
+from tunewright.models.sites import Site, Structure
 
 Number = TypeVar("Number", int, float)
 TARGET_MODULES = (
     "which linear layers: all-linear (every one inside the blocks, never the head), or module names or endings of them"
 )
 """Description of a field `target_modules`: str | tuple[str, ...]."""
+
+
+def with_convolutions(structure: Structure) -> list[Site]:
+    """What `target_modules: all` means: linear layers as by all-linear, and every convolution inside the blocks."""
+    linear = {s.name for s in structure.linear_sites()}
+    return [s for s in structure.sites if s.name in linear or (s.kind == "conv" and s.block is not None)]
 
 
 def named_by(pattern: str, name: str) -> bool:

@@ -20,7 +20,8 @@ Pre-training is a recipe of stages (recipes/papers/ernie-2-0.yaml): each goes on
 more, and trains all of them so far together. How many rows a pretext has in a stage is its share of that stage's
 iterations. The authors' sequential multi-task learning gives every pretext as many steps in all, most of them when it
 is new: of four with 50k each, 20k, 10k, 10k, 10k of the first, 30k, 10k, 10k of the second, 40k and 10k of the third,
-50k of the last; so later stages are longer. `data.labels` lists the labels of all pretexts (`labels_of` gives them).
+50k of the last (as we remember their table, which was not read again); so later stages are longer. `data.labels` lists
+the labels of all pretexts (`labels_of` gives them).
 
 Defaults: two pretexts of words and two of structure, a row of each; the marks, lengths and connectives are ours, three
 segments as in the paper.

@@ -42,6 +42,7 @@ from tunewright.models.deltas import Delta, Tucker
 from tunewright.models.sites import Site, Structure
 from tunewright.models.tucker import axes_of, geometry_of
 from tunewright.pieces.on_layers import OnLayers
+from tunewright.pieces.target_modules import with_convolutions
 
 
 class FLoRATucker(OnLayers):
@@ -75,8 +76,7 @@ class FLoRATucker(OnLayers):
         """Linear layers and convolutions inside the blocks, or what is named."""
         if self.target_modules != "all":
             return structure.match(self.target_modules)
-        linear = {s.name for s in structure.linear_sites()}
-        found = [s for s in structure.sites if s.name in linear or (s.kind == "conv" and s.block is not None)]
+        found = with_convolutions(structure)
         if not found:
             raise MethodError(
                 "flora-tucker found no linear layer and no convolution inside the model's blocks",
