@@ -14,7 +14,7 @@ from tunewright import catalogue
 from tunewright.data import generators
 
 MUTANTS = list(listed())
-BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-stack"} | {
+BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-stack", "pool-entries"} | {
     *("extract-lora", "fuse", "fuse-tokens", "push", "board", "mcp", "suggest", "several-adapters"),
     *(
         "carry-of-a-sequence",

@@ -123,6 +123,11 @@ def test_a_base_that_drops_has_forwards_of_its_own() -> None:
     assert "draws random numbers" in why_not(loop, body)
 
 
+def test_changes_of_what_a_block_reads_have_forwards_of_their_own() -> None:
+    body, (loop,) = loops_of(("l2m", {"size": 2, "rank": 2}))
+    assert "what a block reads" in why_not(loop, body)
+
+
 def test_another_memory_or_another_module_is_another_base() -> None:
     body, (loop,) = loops_of(("lora", {"rank": 2}))
     assert why_not(loop, body) == ""

@@ -33,6 +33,7 @@ from tunewright.models.fake_quantised import FakeQuantised
 from tunewright.models.kernel_sparse import KernelSparse
 from tunewright.models.low_rank_conv import LowRankConv
 from tunewright.models.lowrank import low_rank
+from tunewright.models.modulated import Keys, Modulated
 from tunewright.models.nested_bits import NestedBits
 from tunewright.models.per_task import PerTask
 from tunewright.models.quantised_low_rank import QuantisedLowRank
@@ -62,12 +63,14 @@ __all__ = [
     "Hadamard",
     "InputEdit",
     "InputScale",
+    "Keys",
     "Kronecker",
     "LowRank",
     "LowRankConv",
     "LowRankFixedA",
     "OutputScale",
     "LowRankSparse",
+    "Modulated",
     "NestedBits",
     "PerTask",
     "PositionEdit",
@@ -115,8 +118,7 @@ def _forward(base: type[nn.Module]) -> Callable[..., Any]:
 def with_deltas(module: Any, base: type[nn.Module], live: Sequence[Delta], x: Tensor) -> Tensor:
     """A linear site's output for x [..., in] with these deltas; `base` is the class that it had before."""
     if any(d.edits_input for d in live):
-        for delta in live:
-            x = delta.before(x)
+        x = edited(x, live)
         live = [d for d in live if not d.edits_input]
     if not live:
         return base.forward(module, x)  # type: ignore[no-any-return]
@@ -143,17 +145,28 @@ def _block_forward(base: type[nn.Module]) -> Callable[..., Any]:
 
     def forward(self: Any, *given: Any, **named: Any) -> Any:
         x = given[0] if given else named["hidden_states"]
+        route = getattr(self, "tunewright_route", None)
+        live = self.delta.live() if route is None else []
+        if any(d.edits_input for d in self.delta.values()):
+            x = edited(x, live) if route is None else route.entering(self, x)
+            given, named = ((x, *given[1:]), named) if given else (given, {**named, "hidden_states": x})
         out = base.forward(self, *given, **named)
         y = out[0] if isinstance(out, tuple) else out
-        route = getattr(self, "tunewright_route", None)
         if route is not None:
             y = route.block(self, x, y)
-        else:
-            for delta in self.delta.live():
+        for delta in live:
+            if not delta.edits_input:
                 y = delta(x, y)
         return (y, *out[1:]) if isinstance(out, tuple) else y
 
     return forward
+
+
+def edited(x: Tensor, live: Sequence[Delta]) -> Tensor:
+    """What a block or a layer reads in the place of x, of those of its deltas that edit the input."""
+    for delta in live:
+        x = delta.before(x) if delta.edits_input else x
+    return x
 
 
 def is_fusable(module: Any, delta: Delta, x: Tensor) -> bool:
@@ -286,7 +299,7 @@ _OWN: tuple[type[Delta], ...] = (
     *(LowRank, LowRankConv, LowRankFixedA, GatedLowRank, LowRankSparse, NestedBits, WeightDecomposed),
     *(Sparse, Slice, Hadamard, Kronecker, SharedProjections, Rotation, Butterfly, Tucker),
     *(Bias, InputEdit, InputScale, OutputScale, ScaleShift, Bottleneck, Inserted, Tap, PositionEdit),
-    *(Routed, PerTask, SplitBottleneck, Skills, KernelSparse, FakeQuantised, QuantisedLowRank),
+    *(Routed, PerTask, SplitBottleneck, Skills, KernelSparse, FakeQuantised, QuantisedLowRank, Keys, Modulated),
 )
 FORMS.update({c.form: c for c in _OWN})
 

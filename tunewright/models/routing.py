@@ -79,6 +79,7 @@ class Route:
             self.inside = columns < lengths[:, None]
             self.places = (cu_seqlens[:-1, None].long() + columns).clamp(max=int(cu_seqlens[-1]) - 1)
         self._stacks: dict[int, list[tuple[Tensor, Tensor, Apply]]] = {}
+        self._notes: dict[str | None, dict[str, list[Tensor]]] = {}
 
     def linear(self, module: Any, x: Tensor, base: type[nn.Module]) -> Tensor:
         """A linear site's output [..., out] for its input x, each row with its own delta."""
@@ -92,10 +93,14 @@ class Route:
 
         def apply(rows: Tensor, out: Tensor, live: list[forms.Delta]) -> Tensor:
             for delta in live:
-                out = delta(rows, out)
+                out = out if delta.edits_input else delta(rows, out)
             return out
 
         return self._by_name(x, y, apply, module)
+
+    def entering(self, module: Any, x: Tensor) -> Tensor:
+        """What a block reads in the place of x [..., D], each row as its own delta has it."""
+        return self._by_name(x, x, lambda rows, _, live: forms.edited(rows, live), module)
 
     def _stackable(self, module: Any) -> bool:
         return all(type(module.delta[n]) in STACKS for n in self.names if n is not None and n in module.delta)
@@ -108,7 +113,10 @@ class Route:
         for name in dict.fromkeys(self.names):
             members = torch.tensor([i for i, n in enumerate(self.names) if n == name], device=x.device)
             live = [d for n, d in module.delta.items() if n == name and d.active and d.strength != 0.0]
-            with reading(self._present(members, rows.shape[1])):
+            now = self._present(members, rows.shape[1])
+            if now is not None:  # what a delta notes in one layer is read in others, where the rows are picked again
+                now.notes = self._notes.setdefault(name, {})
+            with reading(now):
                 part = apply(rows[members], outs[members], live)
             total = part.new_zeros(len(self.names), *part.shape[1:]) if total is None else total
             total = total.index_copy(0, members, part)

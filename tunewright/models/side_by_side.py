@@ -126,6 +126,10 @@ class SideBySide:
             self.operations[i] += 2.0 * (ends[i] - start) * entries * (2 + trains)
         return Part(start, ends[i], A, B, delta.scale * delta.strength)
 
+    def entering(self, module: Any, x: Tensor) -> Tensor:
+        """What a block reads: no delta that shares forwards edits it (`training/joint.py`)."""
+        return x
+
     def block(self, module: Any, x: Tensor, y: Tensor) -> Tensor:
         """A block's output for its input x and its own output y, each part with its own deltas."""
         assert self.parts is not None

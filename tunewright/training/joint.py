@@ -58,6 +58,8 @@ def why_not(loop: Loop, body: Adapted) -> str:
     if any(d.made or d.meets for some in deltas.values() for d in some):
         return "its deltas are made by a network, or meet each other"
     sites = [adapted.structure.site(s) for s in deltas]
+    if any(d.edits_input for s in sites if s.kind == "block" for d in deltas[s.name]):
+        return "its deltas act on what a block reads"
     if outside := [s.name for s in sites if s.block is None and s.kind not in ("norm", "embedding")]:
         return f"'{outside[0]}' lies outside the blocks, where a layer may see some positions alone"
     if not _same_body(adapted, body):
