@@ -36,7 +36,11 @@ class EMAMerge(Method):
     conformance: ClassVar[dict[str, object]] = {"weight": 0.5}
 
     def average(self, averaged: dict[str, Tensor], parameters: Mapping[str, Tensor], state: State) -> dict[str, Tensor]:
-        for name, start in averaged.items():  # before the first step the average is the stage's start
-            if state.get(f"copy.{name}") is None:
-                state.set_buffer(f"copy.{name}", start.detach().clone())
-        return {n: torch.lerp(parameters[n].detach(), state.get(f"copy.{n}"), self.weight) for n in averaged}
+        out = {}
+        for name, value in averaged.items():
+            start = state.get(f"copy.{name}")
+            if start is None:  # before the first step the average is the stage's start
+                start = value.detach().clone()
+                state.set_buffer(f"copy.{name}", start)
+            out[name] = torch.lerp(parameters[name].detach(), start, self.weight)
+        return out
