@@ -64,6 +64,7 @@ class Task:
     gives one number a text and no likelihoods; rows with two answers are read as pairs, whatever methods ask for.
     `embeds`: texts become vectors, compared by their cosine: no head, no likelihoods (`Outputs.embeddings`). `couples`:
     "batch" where a row's loss reads the other rows of its optimizer step, however the step is split.
+    `draws`: the model draws pictures by taking noise out of them, and is loaded with diffusers (`loading.pipelines`).
     `reads_files`: records name other files, whose content counts. `reads_audio`: the column `audio` is read (rows with
     one are refused otherwise). `unit`: what the loss is in.
 
@@ -86,6 +87,7 @@ class Task:
     scores: ClassVar[bool] = False
     embeds: ClassVar[bool] = False
     couples: ClassVar[Literal["token", "batch"]] = "token"
+    draws: ClassVar[bool] = False
     reads_files: ClassVar[bool] = False
     reads_audio: ClassVar[bool] = False
     unit: ClassVar[str] = "nats per token"

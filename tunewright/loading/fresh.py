@@ -96,7 +96,7 @@ def write_weights(folder: Path, task: Task, seed: int) -> None:
 
 def reads_text(task: Task) -> bool:
     """Whether a task's models have a tokenizer."""
-    return not sees_alone(task) and not task.is_a(FORECASTING)
+    return not task.draws and not sees_alone(task) and not task.is_a(FORECASTING)
 
 
 def has_weights(folder: Path) -> bool:
