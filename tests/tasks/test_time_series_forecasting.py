@@ -21,7 +21,7 @@ from tunewright.finished.export import export
 from tunewright.finished.finished import open_run
 from tunewright.loading.load import load
 from tunewright.measure import forecasts
-from tunewright.measure.drift import Features, feature_drift
+from tunewright.measure.drift import MOVED, Features, feature_drift
 from tunewright.planning.check import check_recipe
 from tunewright.planning.init import starter
 from tunewright.recipe import Recipe, Source

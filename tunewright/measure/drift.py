@@ -301,8 +301,8 @@ def change_of(task: Task) -> str:
 def take_features(
     model: nn.Module, task: Task, rows: Sequence[Row], *, head: nn.Linear | None = None, batch_tokens: int = 2048
 ) -> Features:
-    """Pooled features of rows in their order, of a forecaster its forecasts, of a denoiser its predictions. `head`: the base's own trained head,
-    copied, if it has one.
+    """Pooled features of rows in their order, of a forecaster its forecasts, of a denoiser its predictions. `head`: the
+    base's own trained head, copied, if it has one.
     """
     told = change_of(task)
     by_row: dict[int, Tensor] = {}

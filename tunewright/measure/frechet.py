@@ -46,7 +46,9 @@ def _root(v: Values) -> Values:
 
 def frechet(rows: Sequence[Answered]) -> float:
     """Of the answers' features to the references'."""
-    said, right = (np.stack([_read(t) for t in texts]) for texts in zip(*((r.answer, r.reference) for r in rows)))
+    said, right = (
+        np.stack([_read(t) for t in texts]) for texts in zip(*((r.answer, r.reference) for r in rows), strict=True)
+    )
     return distance(said, right)
 
 

@@ -145,7 +145,14 @@ def always(metric: str) -> str:
 
 def drawn(task: str | None) -> str:
     """What stands side by side in a row's pictures, where classes are drawn on them."""
+    if draws(task):
+        return "What was to be drawn, base, tuned"
     return "What is there, base, tuned" if task == "object-detection" else "Picture, mask, base, tuned"
+
+
+def draws(task: str | None) -> bool:
+    """Whether a task's models draw pictures."""
+    return task in (UNCONDITIONAL, TO_IMAGE)
 
 
 def counted(task: str | None) -> str:

@@ -33,7 +33,7 @@ def _weights() -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def features(pictures: Tensor) -> Tensor:
-    """[R, FEATURES] of uint8 pictures [R, c, H, W] on the CPU, whatever their size; grey ones as three equal channels."""
+    """[R, FEATURES] of uint8 pictures [R, c, H, W] on the CPU, of any size; grey ones as three equal channels."""
     now = pictures.float() / 127.5 - 1
     now = now.expand(-1, 3, -1, -1) if now.shape[1] == 1 else now[:, :3]
     now = interpolate(now, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
