@@ -32,7 +32,16 @@ from pathlib import Path
 from typing import Any
 
 import tunewright
-from benchmarks import task_boxes, task_pictures, task_regions, task_seeing, task_series, task_sounds, task_views
+from benchmarks import (
+    task_boxes,
+    task_drawing,
+    task_pictures,
+    task_regions,
+    task_seeing,
+    task_series,
+    task_sounds,
+    task_views,
+)
 from tunewright.finished.export import export
 from tunewright.report.schema import Report
 
@@ -394,6 +403,16 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         text2text,
         "numbers in words (instruction induction), a tiny T5 made from nothing on three others of its tasks, LoRA",
     ),
+    task_drawing.UNCONDITIONAL: (
+        drawing(task_drawing.UNCONDITIONAL),
+        "digits 5 to 9 (MNIST, 300 of each) by a tiny UNet of diffusers made from nothing on 0 to 4, LoRA on every "
+        "layer; 25 DDIM steps a picture",
+    ),
+    task_drawing.TO_IMAGE: (
+        drawing(task_drawing.TO_IMAGE),
+        "digits 5 to 9 (MNIST, 300 of each) named in words, by a tiny latent UNet of diffusers made from nothing on 0 "
+        "to 4, LoRA on every layer; 25 DDIM steps a picture",
+    ),
     task_series.TASK: (
         forecasting,
         "the oil temperature of a transformer (ETTh1, hourly, a day ahead from four, the last fifth held out), a tiny "
@@ -404,6 +423,21 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         "digits on their side (MNIST, 40 of each) named in words, two towers made from nothing on upright ones, LoRA",
     ),
 }
+
+
+def drawing(task: str) -> Callable[[Path, Path], Path]:
+    """A base that draws some digits, made from nothing, and the others."""
+
+    def made(data: Path, out: Path) -> Path:
+        files = task_drawing.digits(data, out / "digits")
+        place = out / f"{task}-blank"
+        drawn = task_drawing.blank(place) if task == task_drawing.UNCONDITIONAL else None
+        blank = drawn or task_drawing.blank_of_texts(place, data)
+        base = out / f"{task}-base"
+        export(finished(task_drawing.first(task, blank, files, TRAIN), out / f"{task}-first"), base, quiet=True)
+        return finished(task_drawing.second(task, str(base), files, TRAIN), out / task)
+
+    return made
 
 
 def figures(folder: Path, what: str) -> dict[str, Any]:

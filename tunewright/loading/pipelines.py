@@ -72,6 +72,12 @@ def is_pipeline(folder: Path) -> bool:
     return (folder / INDEX).is_file()
 
 
+def task_of(folder: Path) -> str | None:
+    """The task of a folder's pipeline; None of any other folder, and of a pipeline that is not read."""
+    kind = PIPELINES.get(str(_json(folder / INDEX).get("_class_name"))) if is_pipeline(folder) else None
+    return None if kind is None else kind.task
+
+
 def patterns() -> list[str]:
     """What is fetched of a hub's repository: the parts that are read, whole weights in safetensors alone."""
     parts = sorted({"scheduler", *(p for kind in PIPELINES.values() for p in kind.parts)})
