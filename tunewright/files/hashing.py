@@ -103,16 +103,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _denoiser_files(folder: Path) -> list[Path]:
     """The weights of the part of a pipeline that is adapted. ModelError where there are none."""
-    for part in DENOISERS:
-        index = folder / part / "diffusion_pytorch_model.safetensors.index.json"
-        if found := sorted((folder / part).glob("diffusion_pytorch_model*.safetensors")):
-            whole = [f for f in found if f.name == "diffusion_pytorch_model.safetensors"]
-            return found if index.is_file() else whole or [_absent(folder / part)]
-    raise _no_weights(folder / DENOISERS[0] if (folder / DENOISERS[0]).is_dir() else folder)
-
-
-def _absent(folder: Path) -> Path:
-    raise _no_weights(folder)
+    place = next((folder / part for part in DENOISERS if (folder / part).is_dir()), folder)
+    shards = sorted(place.glob("diffusion_pytorch_model-*-of-*.safetensors"))
+    if (place / "diffusion_pytorch_model.safetensors.index.json").is_file() and shards:
+        return shards
+    if (whole := place / "diffusion_pytorch_model.safetensors").is_file():
+        return [whole]
+    raise _no_weights(place)
 
 
 def prefix_of(file: Path) -> str:

@@ -251,7 +251,7 @@ def _drawing(model: str) -> str | None:
     from tunewright.loading.pipelines import task_of
 
     folder = _folder(model)
-    return None if folder is None else task_of(folder)
+    return task_of(folder) if folder is not None else None
 
 
 def _sees(model: str) -> bool:
