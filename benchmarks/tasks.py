@@ -305,6 +305,21 @@ def finished(recipe: dict[str, Any], out: Path) -> Path:
     return out
 
 
+def drawing(task: str) -> Callable[[Path, Path], Path]:
+    """A base that draws some digits, made from nothing, and the others."""
+
+    def made(data: Path, out: Path) -> Path:
+        files = task_drawing.digits(data, out / "digits")
+        place = out / f"{task}-blank"
+        drawn = task_drawing.blank(place) if task == task_drawing.UNCONDITIONAL else None
+        blank = drawn or task_drawing.blank_of_texts(place, data)
+        base = out / f"{task}-base"
+        export(finished(task_drawing.first(task, blank, files, TRAIN), out / f"{task}-first"), base, quiet=True)
+        return finished(task_drawing.second(task, str(base), files, TRAIN), out / task)
+
+    return made
+
+
 def audio_classification(data: Path, out: Path) -> Path:
     return finished(task_sounds.classification(data, out), out / "audio-classification")
 
@@ -423,21 +438,6 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         "digits on their side (MNIST, 40 of each) named in words, two towers made from nothing on upright ones, LoRA",
     ),
 }
-
-
-def drawing(task: str) -> Callable[[Path, Path], Path]:
-    """A base that draws some digits, made from nothing, and the others."""
-
-    def made(data: Path, out: Path) -> Path:
-        files = task_drawing.digits(data, out / "digits")
-        place = out / f"{task}-blank"
-        drawn = task_drawing.blank(place) if task == task_drawing.UNCONDITIONAL else None
-        blank = drawn or task_drawing.blank_of_texts(place, data)
-        base = out / f"{task}-base"
-        export(finished(task_drawing.first(task, blank, files, TRAIN), out / f"{task}-first"), base, quiet=True)
-        return finished(task_drawing.second(task, str(base), files, TRAIN), out / task)
-
-    return made
 
 
 def figures(folder: Path, what: str) -> dict[str, Any]:
