@@ -64,6 +64,8 @@ CONDITIONS = (
     "class_embeddings_concat",
 )
 """Settings of a UNet that reads more than a picture, a step and a text."""
+LIBRARIES = ("diffusers", "transformers")
+"""Where the parts' classes come from."""
 AGAIN = "download the pipeline again"
 
 
@@ -107,9 +109,9 @@ def config_of(located: Located, task: Task) -> DenoiserConfig:
         raise ModelError(f"a {name} does not do {task.name}", where=str(folder), remedy=f"it does: {kind.task}")
     for part, wanted in kind.parts.items():
         listed = index.get(part)
-        found = listed[1] if isinstance(listed, list) and len(listed) == 2 else None
-        if found not in (wanted, f"{wanted}Fast"):
-            what = f"its {part} is {'not there' if found is None else f'a {found}'}, and a {wanted} is read here"
+        library, found = listed if isinstance(listed, list) and len(listed) == 2 else (None, None)
+        if found not in (wanted, f"{wanted}Fast") or library not in LIBRARIES:
+            what = f"its {part} is {'not there' if found is None else f'a {found} of {library}'}, and a {wanted} is read"
             raise ModelError(what, where=str(folder / INDEX), remedy=f"take a {name} with a {wanted}")
     net = _part(folder, "unet", kind)
     schedule = _schedule(folder)
