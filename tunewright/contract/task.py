@@ -55,8 +55,8 @@ class EncodeOptions:
 class Task:
     """One of the hub's tasks. Instances hold no state.
 
-    `auto_class` names the transformers class that loads its models. `packs`: rows may be packed without padding when
-    the model's attention takes it. `generates`: answers are generated text. `labelled`: rows need
+    `auto_class` names the transformers class that loads its models, or diffusers' of one that `draws`. `packs`: rows
+    may be packed without padding when the model's attention takes it. `generates`: answers are generated text. `labelled`: rows need
     `EncodeOptions.labels`, and the model's head has one output a label. `per_token`: that head gives an output a token
     and not one a row, so that a row has many targets (`Row.fields["targets"]`) and no `Row.label`. `multi_label`: a
     row has any number of the labels, and no `Row.label` but `Row.fields["target"]`. `outputs`: what the outputs of a

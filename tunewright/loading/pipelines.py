@@ -111,7 +111,9 @@ def config_of(located: Located, task: Task) -> DenoiserConfig:
         listed = index.get(part)
         library, found = listed if isinstance(listed, list) and len(listed) == 2 else (None, None)
         if found not in (wanted, f"{wanted}Fast") or library not in LIBRARIES:
-            what = f"its {part} is {'not there' if found is None else f'a {found} of {library}'}, and a {wanted} is read"
+            what = (
+                f"its {part} is {'not there' if found is None else f'a {found} of {library}'}, and a {wanted} is read"
+            )
             raise ModelError(what, where=str(folder / INDEX), remedy=f"take a {name} with a {wanted}")
     net = _part(folder, "unet", kind)
     schedule = _schedule(folder)

@@ -116,9 +116,6 @@ class Denoiser(PreTrainedModel):
     def get_output_embeddings(self) -> Any:
         return None
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Weights are drawn by diffusers' own classes."""
-
     def forward(
         self,
         pixel_values: Tensor,
