@@ -92,7 +92,7 @@ def write_text_to_image(folder: Path, scheduler: Any = None) -> None:
         text_encoder=encoder,
         tokenizer=reads,
         unet=net,
-        scheduler=scheduler or schedule(clip_sample=False),
+        scheduler=scheduler or schedule(clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -19,7 +19,7 @@ import torch
 
 from tunewright.errors import MissingExtraError, ModelError
 from tunewright.files.regular import regular
-from tunewright.loading.guard import check_ids, said
+from tunewright.loading.guard import check_finite, check_ids, said
 from tunewright.loading.locate import Located
 from tunewright.loading.quiet import quiet
 from tunewright.models.denoiser import INDEX, PREDICTS, SCHEDULER, Around, Denoiser, DenoiserConfig
@@ -187,6 +187,8 @@ def build(
         around.tokenizer = tokenizer_of(located, config)
         around.text_encoder = _made(transformers.CLIPTextModel, folder, "text_encoder", dtype)
         around.vae = _made(diffusers.AutoencoderKL, folder, "vae", dtype)
+        for part, frozen in (("text_encoder", around.text_encoder), ("vae", around.vae)):
+            check_finite(frozen, folder / part)
         around.empty = _empty(around.tokenizer, config.longest)
         most = around.text_encoder.config.vocab_size
         if len(around.tokenizer) > most:
