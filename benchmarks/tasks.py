@@ -32,7 +32,16 @@ from pathlib import Path
 from typing import Any
 
 import tunewright
-from benchmarks import task_boxes, task_pictures, task_regions, task_seeing, task_series, task_sounds, task_views
+from benchmarks import (
+    task_boxes,
+    task_drawing,
+    task_pictures,
+    task_regions,
+    task_seeing,
+    task_series,
+    task_sounds,
+    task_views,
+)
 from tunewright.finished.export import export
 from tunewright.report.schema import Report
 
@@ -296,6 +305,21 @@ def finished(recipe: dict[str, Any], out: Path) -> Path:
     return out
 
 
+def drawing(task: str) -> Callable[[Path, Path], Path]:
+    """A base that draws some digits, made from nothing, and the others."""
+
+    def made(data: Path, out: Path) -> Path:
+        files = task_drawing.digits(data, out / "digits")
+        place = out / f"{task}-blank"
+        drawn = task_drawing.blank(place) if task == task_drawing.UNCONDITIONAL else None
+        blank = drawn or task_drawing.blank_of_texts(place, data)
+        base = out / f"{task}-base"
+        export(finished(task_drawing.first(task, blank, files, TRAIN), out / f"{task}-first"), base, quiet=True)
+        return finished(task_drawing.second(task, str(base), files, TRAIN), out / task)
+
+    return made
+
+
 def audio_classification(data: Path, out: Path) -> Path:
     return finished(task_sounds.classification(data, out), out / "audio-classification")
 
@@ -393,6 +417,16 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "text2text-generation": (
         text2text,
         "numbers in words (instruction induction), a tiny T5 made from nothing on three others of its tasks, LoRA",
+    ),
+    task_drawing.UNCONDITIONAL: (
+        drawing(task_drawing.UNCONDITIONAL),
+        "digits 5 to 9 (MNIST, 300 of each, 16 x 16) by a tiny UNet made from nothing on 0 to 4, LoRA on every "
+        "layer; 10 DDIM steps a picture",
+    ),
+    task_drawing.TO_IMAGE: (
+        drawing(task_drawing.TO_IMAGE),
+        "digits 5 to 9 (MNIST, 300 of each, 16 x 16) named in words, by a tiny latent UNet made from nothing on 0 "
+        "to 4, LoRA on every layer; 10 DDIM steps a picture",
     ),
     task_series.TASK: (
         forecasting,

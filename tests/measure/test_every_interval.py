@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tunewright.compare.figures import interval as over_seeds
 from tunewright.measure import calibration, drift, kept, target
 from tunewright.measure.forecasts import FORECASTS
+from tunewright.measure.frechet import PICTURES
 from tunewright.measure.intervals import Interval, bootstrap_mean, paired_difference, t_interval, wilson
 from tunewright.measure.rows import RowResult
 from tunewright.tasks._forecasts import forecast, right
@@ -20,6 +21,7 @@ BOXES = [f'[["{k}", {s}, [0, 0, {w}, 10]]]' for k, s, w in (("a", 0.9, 10), ("a"
 THERE = ['[["a", [0, 0, 10, 10]]]', '[["b", [0, 0, 10, 10]], ["a", [20, 0, 30, 10], true]]', "[]"]
 FORECAST = [forecast(("y",), np.array([[a], [a + 1]]), np.ones(1)) for a in (-2.0, 0.0, 3.5)]
 RIGHT = [right(("y",), np.array([[a], [np.nan]]), np.full(1, s), np.ones(1)) for a, s in ((-1.0, 1.0), (2.0, 4.0))]
+FEATURES = ["[0.5, 1.0, -2.0]", "[0.25, 3.0, 1.0]", "[-1.0, 0.0, 0.0]", "[2.0, 2.0, 2.5]"]
 LABELS = ("a", "b", "c", "d")
 shares = st.floats(0, 1, allow_subnormal=False)
 numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
@@ -47,6 +49,8 @@ def answered(draw, metric: str):
     said = wanted = [str(i) for i in range(-3, 4)] if m.of == "number" else LABELS
     if metric in FORECASTS:
         said, wanted = FORECAST, RIGHT
+    elif metric in PICTURES:
+        said = wanted = FEATURES
     elif "image-segmentation" in m.tasks:
         said = wanted = REGIONS
     elif "object-detection" in m.tasks:

@@ -34,6 +34,7 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     *("plan-on", "kept-for-backward"),
     *("races", "ports", "time-limits", "locks", "jobs-at-their-end", "orders-at-one-time"),
     *("image-feature-extraction", "views-of-pictures"),
+    *("denoiser", "denoising", "pipelines", "frechet-distance"),
     *("object-detection", "average-precision", "files-of-boxes"),
     *("image-segmentation", "mask-folders", "series-windows", "series-validation", "series-errors"),
 }

@@ -187,8 +187,8 @@ def test_tasks_are_found_by_name():
             "reward-modeling",
         ),
         "sentence-similarity",
-        *("text-classification", "text-generation", "text-ranking", "text2text-generation"),
-        *("time-series-forecasting", "token-classification"),
+        *("text-classification", "text-generation", "text-ranking", "text-to-image", "text2text-generation"),
+        *("time-series-forecasting", "token-classification", "unconditional-image-generation"),
         "zero-shot-image-classification",
     ]
     assert all(get_task(n).name == n for n in names())

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.conformance import bench, task_boxes, task_regions, task_seeing, task_series, task_sounds
+from tunewright.conformance import bench, task_boxes, task_drawing, task_regions, task_seeing, task_series, task_sounds
 from tunewright.conformance.task_case import TaskExample
 from tunewright.errors import MethodError
-from tunewright.tasks._parts import FEATURES, FORECASTING
+from tunewright.tasks._parts import FEATURES, FORECASTING, TO_IMAGE, UNCONDITIONAL
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<mask>", "<cls>", "<sep>", "<unk>")
 WARM, COLD = ("red", "orange", "amber"), ("blue", "green", "teal")
@@ -404,6 +404,8 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "object-detection": task_boxes.object_detection,
     "question-answering": _question_answering,
     "text-ranking": _text_ranking,
+    UNCONDITIONAL: task_drawing.unconditional_image_generation,
+    TO_IMAGE: task_drawing.text_to_image,
     FORECASTING: task_series.time_series_forecasting,
     "token-classification": _token_classification,
     "zero-shot-image-classification": _zero_shot_image_classification,

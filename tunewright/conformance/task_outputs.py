@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,11 +26,10 @@ FLAGS = ("generates", "labelled", "per_token", "scores", "reads_files")
 
 def declarations_are_whole(case: TaskCase) -> None:
     """Docstrings, a class of transformers, a kind that there is, and a headline metric that the rows can have."""
-    import transformers
-
     task = case.task
+    library = importlib.import_module("diffusers" if task.draws else "transformers")
     assert inspect.getdoc(type(task)) and inspect.getdoc(type(task)) != inspect.getdoc(Task), "the class says nothing"
-    assert hasattr(transformers, task.auto_class), f"transformers has no {task.auto_class}"
+    assert hasattr(library, task.auto_class), f"{library.__name__} has no {task.auto_class}"
     assert not task.kind or task.kind in own_names(), f"there is no built-in task '{task.kind}' to be like"
     assert task.default_metric(case.rows) in metric_names(), "the headline is no metric"
     check_metric(task.default_metric(case.rows), task)

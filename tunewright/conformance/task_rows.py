@@ -151,6 +151,8 @@ def _of_row(batch: Batch, k: int) -> list[Any]:
     said = [batch.labels[here].tolist(), batch.weights[here].tolist()]
     if (pixels := batch.inputs.get("pixel_values")) is None or len(pixels) % len(batch.row_ids):
         return said
+    if (noise := batch.inputs.get("noise")) is not None:
+        said += [noise[k].tolist(), batch.inputs["timesteps"][k].tolist()]
     each = len(pixels) // len(batch.row_ids)  # views of a picture are drawn, and not what is a target
     return [*said, pixels[k * each : (k + 1) * each].tolist()]
 

@@ -104,6 +104,7 @@ OWN = (
     *("ndcg@10", "mrr", "recall@1", "recall@5", "recall@10", "recall@100", "knn_accuracy"),
     *("sacrebleu", "chrf", "rouge1", "rouge2", "rougeL"),
     *("wer", "wer_english", "wer_exact", "cer"),
+    "frechet_distance",
     *("mase", "smape", "wql", "scaled_mse", "scaled_mae"),
 )
 """Names of Tunewright's own metrics, which `measure.target` defines."""

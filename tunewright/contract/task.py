@@ -55,17 +55,18 @@ class EncodeOptions:
 class Task:
     """One of the hub's tasks. Instances hold no state.
 
-    `auto_class` names the transformers class that loads its models. `packs`: rows may be packed without padding when
-    the model's attention takes it. `generates`: answers are generated text. `labelled`: rows need
-    `EncodeOptions.labels`, and the model's head has one output a label. `per_token`: that head gives an output a token
-    and not one a row, so that a row has many targets (`Row.fields["targets"]`) and no `Row.label`. `multi_label`: a
-    row has any number of the labels, and no `Row.label` but `Row.fields["target"]`. `outputs`: what the outputs of a
-    head are called that has the same for all data (the start and the end of a span). `scores`: the head
-    gives one number a text and no likelihoods; rows with two answers are read as pairs, whatever methods ask for.
-    `embeds`: texts become vectors, compared by their cosine: no head, no likelihoods (`Outputs.embeddings`). `couples`:
-    "batch" where a row's loss reads the other rows of its optimizer step, however the step is split.
-    `reads_files`: records name other files, whose content counts. `reads_audio`: the column `audio` is read (rows with
-    one are refused otherwise). `unit`: what the loss is in.
+    `auto_class` names the transformers class that loads its models, or diffusers' of one that `draws`. `packs`: rows
+    may be packed without padding when the model's attention takes it. `generates`: answers are generated text.
+    `labelled`: rows need `EncodeOptions.labels`, and the model's head has one output a label. `per_token`: that head
+    gives an output a token and not one a row, so that a row has many targets (`Row.fields["targets"]`) and no
+    `Row.label`. `multi_label`: a row has any number of the labels, and no `Row.label` but `Row.fields["target"]`.
+    `outputs`: what the outputs of a head are called that has the same for all data (the start and the end of a span).
+    `scores`: the head gives one number a text and no likelihoods; rows with two answers are read as pairs, whatever
+    methods ask for. `embeds`: texts become vectors, compared by their cosine: no head, no likelihoods
+    (`Outputs.embeddings`). `couples`: "batch" where a row's loss reads the other rows of its optimizer step, however
+    the step is split. `draws`: the model draws pictures by taking noise out of them, and is loaded with diffusers
+    (`loading.pipelines`). `reads_files`: records name other files, whose content counts. `reads_audio`: the column
+    `audio` is read (rows with one are refused otherwise). `unit`: what the loss is in.
 
     `problem_types`: the problems that the task may be, by its rows or as the recipe says; `problem_type`: which it is.
 
@@ -86,6 +87,7 @@ class Task:
     scores: ClassVar[bool] = False
     embeds: ClassVar[bool] = False
     couples: ClassVar[Literal["token", "batch"]] = "token"
+    draws: ClassVar[bool] = False
     reads_files: ClassVar[bool] = False
     reads_audio: ClassVar[bool] = False
     unit: ClassVar[str] = "nats per token"

@@ -22,7 +22,7 @@ from tunewright.data.sharegpt import turns_of
 from tunewright.data.task_file import TASK_SHAPES
 from tunewright.errors import MethodError, did_you_mean, nearest
 from tunewright.machine import installed
-from tunewright.tasks._parts import FEATURES, FORECASTING, SERIES
+from tunewright.tasks._parts import FEATURES, FORECASTING, SERIES, TO_IMAGE, UNCONDITIONAL
 
 Row = dict[str, Any]
 
@@ -184,6 +184,8 @@ _OF_TASK: dict[str, tuple[str, ...]] = {
     "text2text-generation": ("prompt-completion", "chat"),
     FORECASTING: (SERIES,),
     "token-classification": ("tagged",),
+    UNCONDITIONAL: ("image",),
+    TO_IMAGE: ("image-text", "image-label"),
     "zero-shot-image-classification": ("image-text", "image-label"),
 }
 

@@ -18,6 +18,10 @@ from tunewright.files.stamp import stamp
 AGAIN = "download it again, or save it again in safetensors format"
 MAX_HEADER = 100 * 2**20  # the format's own limit
 _NOT_BESIDE = (".safetensors", ".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
+PIPELINE = "model_index.json"
+"""The file that says of a folder that it is a pipeline of diffusers, each part in a folder of its own."""
+DENOISERS = ("unet",)
+"""What pipelines call the part that is adapted: its weights are the folder's, and all else lies beside them."""
 _OURS = ("model.safetensors.index.json", "tunewright.json")  # how the weights are spread; where they came from
 
 
@@ -69,6 +73,8 @@ def weight_files(folder: Path) -> list[Path]:
     ModelError, with the reason, when there are none (a pickled checkpoint is refused), a shard is missing, or the index
     names a file elsewhere.
     """
+    if (folder / PIPELINE).is_file():
+        return _denoiser_files(folder)
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
@@ -93,6 +99,22 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     raise _no_weights(folder)
+
+
+def _denoiser_files(folder: Path) -> list[Path]:
+    """The weights of the part of a pipeline that is adapted. ModelError where there are none."""
+    place = next((folder / part for part in DENOISERS if (folder / part).is_dir()), folder)
+    shards = sorted(place.glob("diffusion_pytorch_model-*-of-*.safetensors"))
+    if (place / "diffusion_pytorch_model.safetensors.index.json").is_file() and shards:
+        return shards
+    if (whole := place / "diffusion_pytorch_model.safetensors").is_file():
+        return [whole]
+    raise _no_weights(place)
+
+
+def prefix_of(file: Path) -> str:
+    """What a model puts before the names of a file's tensors: a pipeline's denoiser is a child of the model."""
+    return f"{file.parent.name}." if (file.parent.parent / PIPELINE).is_file() else ""
 
 
 def _inside(name: object) -> bool:
@@ -169,6 +191,11 @@ def files_beside(folder: Path) -> list[tuple[str, str]]:
     """
     files = (p for p in folder.iterdir() if p.is_file() and p.suffix not in _NOT_BESIDE and not p.name.startswith("."))
     beside = [(p.name, _file_digest(p)) for p in sorted(files) if p.name not in _OURS]
+    if (folder / PIPELINE).is_file():  # the frozen parts' weights count as much as their configs
+        own = set(weight_files(folder))
+        parts = (p for p in folder.glob("*/*") if p.is_file() and not p.name.startswith(".") and p not in own)
+        kept = (p for p in parts if p.suffix not in _NOT_BESIDE or p.suffix == ".safetensors")
+        beside += [(f"{p.parent.name}/{p.name}", _file_digest(p)) for p in sorted(kept)]
     if (folder / "modules.json").is_file():  # sentence-transformers: each step's config lies in a folder of its own
         beside += [(f"{p.parent.name}/{p.name}", _file_digest(p)) for p in sorted(folder.glob("[0-9]*_*/config.json"))]
     return beside

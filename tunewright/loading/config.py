@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import MethodError, ModelError, nearest
+from tunewright.loading import pipelines
 from tunewright.loading.guard import said, without_chosen_code
 from tunewright.loading.locate import Located, read_config
 from tunewright.loading.quantised import refuse_quantised
@@ -23,6 +24,8 @@ def config_for(located: Located, task: Task) -> Any:
     import transformers
 
     folder = located.folder
+    if task.draws or pipelines.is_pipeline(folder):
+        return pipelines.config_of(located, task)
     written = read_config(folder)
     stored = refuse_quantised(written, folder)
     try:

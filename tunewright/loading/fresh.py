@@ -65,6 +65,9 @@ def write_reader(
     if task.reads_audio:
         what = f"the task {task.name} reads recordings, and how a fresh model would hear them is not said by a config"
         raise ModelError(what, where=WHERE, remedy="name a folder with weights and a preprocessor_config.json")
+    if task.draws:
+        what = f"the task {task.name} reads a pipeline of several parts, and one config says of one"
+        raise ModelError(what, where=WHERE, remedy="save a pipeline that is drawn with diffusers, and name its folder")
     values, notes = _values(spec, base), list[str]()
     config = _config(values)
     config.save_pretrained(folder)

@@ -17,6 +17,7 @@ from torch import nn
 
 from tunewright.errors import ModelError
 from tunewright.files.hashing import hash_beside, hash_weights, read_header, weight_files
+from tunewright.loading import pipelines
 from tunewright.loading.config import config_for, drawn
 from tunewright.loading.guard import (
     another_shape,
@@ -117,7 +118,7 @@ def load(
     if dtype not in ("float32", "bfloat16"):
         raise ModelError(f"unknown precision '{dtype}'", where=f"model {name}", remedy="float32 or bfloat16")
     with guarded("the model cannot be found or converted", Path(name)):
-        located = locate(name, revision, progress=progress)
+        located = locate(name, revision, progress=progress, patterns=pipelines.patterns() if task.draws else None)
     with guarded("the model cannot be loaded", located.folder):
         return _load(located, name, task, labels, device, getattr(torch, dtype), seed, weights, streams, divide)
 
@@ -141,7 +142,9 @@ def _load(
     tokenizer, processor = readers(located, task, config)
     if pools_texts(task):
         located.notes += note_pooling(config, located.folder)
-    if streams and weights:
+    if task.draws:
+        model = pipelines.build(located, config, dtype, weights=weights, streams=streams)
+    elif streams and weights:
         model = _streaming(located, config, task, dtype, device, seed)
     else:
         build = _build if weights else _shapes
@@ -150,7 +153,7 @@ def _load(
         model = build(located, config, task, list(labels) if labels is not None else None, stored, seed)
     if weights and not streams:
         check_finite(model, located.folder)
-    if tokenizer is not None:
+    if tokenizer is not None and not task.draws:
         _fit_tokenizer(model, tokenizer, task, located)
         _let_padding_learn(model)
     model.eval()
@@ -193,14 +196,14 @@ class Reading:
 
 def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) -> Reading:
     """Config and tokenizer or image processor of what `spec` names. Raises what `load` raises of them."""
-    located = locate(spec.name, spec.revision)
+    located = locate(spec.name, spec.revision, patterns=pipelines.patterns() if task.draws else None)
     config = config_for(located, task)
     tokenizer, processor = readers(located, task, config)
     if task.makes_head:
         set_head(config, task, list(labels) if labels is not None else None, located)
     if pools_texts(task):
         note_pooling(config, located.folder)
-    if tokenizer is not None:
+    if tokenizer is not None and not task.draws:
         _fit_padding(tokenizer, task, located)
     own = [config.id2label[i] for i in sorted(config.id2label)] if task.labelled else None
     return Reading(tokenizer, processor, config, own)

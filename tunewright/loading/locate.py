@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tunewright.errors import MissingExtraError, ModelError, nearest
 from tunewright.files import cache
+from tunewright.files.hashing import PIPELINE
 from tunewright.files.home import expanded
 from tunewright.files.regular import is_special, regular
 from tunewright.loading import builtin
@@ -37,8 +39,12 @@ class Located:
     new: list[str] = field(default_factory=list)
 
 
-def locate(name: str, revision: str | None = None, *, progress: bool = True) -> Located:
-    """Find (and where needed fetch or convert) a model. Errors name what is wrong and what to write instead."""
+def locate(
+    name: str, revision: str | None = None, *, progress: bool = True, patterns: Sequence[str] | None = None
+) -> Located:
+    """Find (and where needed fetch or convert) a model. `patterns`: the files of a hub's repository that are fetched,
+    where it is no transformers folder. Errors name what is wrong and what to write instead.
+    """
     path = expanded(name)
     if name in (own := builtin.shipped()):
         _no_revision(name, revision, "a shipped model")
@@ -71,7 +77,7 @@ def locate(name: str, revision: str | None = None, *, progress: bool = True) -> 
             f"no model '{name}'",
             remedy=f"did you mean the built-in '{near[0]}'? A hub id has the form owner/name, a folder ./name",
         )
-    return _hub(name, revision)
+    return _hub(name, revision, patterns)
 
 
 def drawn_as(folder: Path) -> dict[str, Any] | None:
@@ -120,7 +126,7 @@ def check_folder(folder: Path) -> None:
                 raise ModelError(
                     f"{kind}, where a model has a file", where=str(path), remedy="download the model again"
                 )
-    if (folder / "config.json").exists():
+    if (folder / "config.json").exists() or (folder / PIPELINE).exists():
         return
     if (folder / "adapter_config.json").exists():
         base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "its base"
@@ -169,7 +175,7 @@ def licence_of(folder: Path) -> str | None:
     return str(licence) if licence else None
 
 
-def _hub(name: str, revision: str | None) -> Located:
+def _hub(name: str, revision: str | None, patterns: Sequence[str] | None = None) -> Located:
     """A hub repository's snapshot: safetensors, config, tokenizer; from the local cache when the hub is out of
     reach.
     """
@@ -191,8 +197,8 @@ def _hub(name: str, revision: str | None) -> Located:
             snapshot_download(
                 name,
                 revision=revision,
-                allow_patterns=PATTERNS,
-                ignore_patterns=["*/*"],
+                allow_patterns=list(patterns or PATTERNS),
+                ignore_patterns=["*/*"] if patterns is None else None,
                 local_files_only=not reached,
             )
         )

@@ -11,6 +11,7 @@ from tunewright.loading.guard import (
 )
 from tunewright.loading.locate import Located
 from tunewright.loading.picture_reader import picture_reader
+from tunewright.loading.pipelines import tokenizer_of
 from tunewright.loading.quiet import quiet
 from tunewright.loading.sentence_modules import longest as sentence_length
 from tunewright.loading.sentence_modules import pools_texts
@@ -34,6 +35,8 @@ def readers(located: Located, task: Task, config: Any = None) -> tuple[Any, Any]
             return None, extractor
         if task.is_a(FORECASTING):
             return None, None
+        if task.draws:
+            return tokenizer_of(located, config), None
         pictures = _pictures(located) if task.reads_files and not task.reads_audio else None
         if sees_alone(task):
             return None, pictures

@@ -12,12 +12,14 @@ import torch
 from tunewright.errors import ModelError
 from tunewright.files.cache import written_aside
 from tunewright.files.markdown import code, fenced, inline
+from tunewright.loading.pipelines import again as read_pipeline
 from tunewright.loading.portable import portable_config, portable_tokenizer
 from tunewright.loading.quiet import quiet
 from tunewright.loading.sentence_modules import write_modules
 from tunewright.models.agreement import differing
 from tunewright.models.aligned import align
 from tunewright.models.arguments import among_choices, has_two_towers, reads_two_texts, said_in, text_beside
+from tunewright.models.denoiser import Denoiser
 from tunewright.models.modes import set_training
 
 
@@ -54,12 +56,13 @@ def save_pretrained(
             with quiet():
                 model.save_pretrained(aside, max_shard_size=shard_size)
                 for reader in (tokenizer, processor):
-                    if reader is not None:
+                    if reader is not None and not isinstance(model, Denoiser):  # it has a folder of its own there
                         reader.save_pretrained(aside)
         except (ValueError, RuntimeError, TypeError) as e:
             raise ModelError(f"transformers cannot save this model: {e}", where=str(folder)) from e
-        portable_tokenizer(aside)
-        portable_config(aside, base)
+        if not isinstance(model, Denoiser):
+            portable_tokenizer(aside)
+            portable_config(aside, base)
         if tokenizer is not None:
             write_modules(aside, model, tokenizer, base)
         (aside / "README.md").write_text(model_card(card, model), encoding="utf-8")
@@ -72,7 +75,7 @@ def model_card(card: Mapping[str, Any], model: Any) -> str:
 
     name = card.get("name") or "A model adapted with Tunewright"
     header: dict[str, Any] = {
-        "library_name": "transformers",
+        "library_name": "diffusers" if isinstance(model, Denoiser) else "transformers",
         "tags": ["tunewright", *(t for t in card.get("tags", ()) if t != "tunewright")],
     }
     for key, value in (
@@ -126,10 +129,13 @@ def verify_folder(
     from transformers import AutoConfig
 
     with quiet():
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        again = type(model).from_pretrained(
-            folder, config=config, dtype=model.dtype, use_safetensors=True, local_files_only=True
-        )
+        if isinstance(model, Denoiser):
+            again: Any = read_pipeline(Path(folder), model)
+        else:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            again = type(model).from_pretrained(
+                folder, config=config, dtype=model.dtype, use_safetensors=True, local_files_only=True
+            )
     theirs = again.state_dict()
     ours = {n: t.to(theirs[n].dtype) if n in theirs else t for n, t in model.state_dict().items()}
     if changed := differing(ours, theirs):

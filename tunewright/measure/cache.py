@@ -27,7 +27,7 @@ from tunewright.contract.batch import Row
 from tunewright.errors import FolderError
 from tunewright.files.cache import cache_folder, written_aside
 from tunewright.files.tensors import save_tensors
-from tunewright.loading import load
+from tunewright.loading import load, pipelines
 from tunewright.machine import installed
 from tunewright.measure import (
     _kv,
@@ -39,6 +39,7 @@ from tunewright.measure import (
     drift,
     few_shot,
     forecasts,
+    frechet,
     generate,
     kept,
     languages,
@@ -55,11 +56,12 @@ from tunewright.measure import (
     target,
     text,
 )
-from tunewright.models import attention, head, pooling, varlen
+from tunewright.models import attention, denoiser, head, pooling, varlen
 from tunewright.models.aligned import aligned
 from tunewright.pieces import contrast, heads, means, similarity, views
 from tunewright.tasks import (
     _causal,
+    _denoising,
     _embedded,
     _forecasters,
     _forecasts,
@@ -67,6 +69,7 @@ from tunewright.tasks import (
     _placed,
     _pooled,
     _problems,
+    _random_features,
     _series,
     _shown,
     _views,
@@ -83,8 +86,10 @@ from tunewright.tasks import (
     text_classification,
     text_generation,
     text_ranking,
+    text_to_image,
     time_series_forecasting,
     token_classification,
+    unconditional_image_generation,
     zero_shot_image_classification,
 )
 
@@ -100,6 +105,7 @@ MODULES: tuple[ModuleType, ...] = (
     *(text2text_generation, token_classification, ranked, pooling, similarity, sentence_similarity, text_ranking),
     *(zero_shot_image_classification, image_text_to_text, _placed, _shown),
     *(contrast, views, _embedded, _views, image_feature_extraction),
+    *(denoiser, pipelines, frechet, _denoising, _random_features, text_to_image, unconditional_image_generation),
     *(forecasts, _forecasters, _forecasts, _series, time_series_forecasting),
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it

@@ -30,6 +30,7 @@ from tunewright.tasks._dense import spread
 from tunewright.tasks._parts import FORECASTING
 
 MOVED = "change of forecasts"
+DENOISED = "squared change of what is predicted of noise"
 _CHUNK = 256  # places whose [., V] distributions are held at once
 
 
@@ -42,8 +43,10 @@ class Drift:
     values: list[float] = field(default_factory=list)
 
     @property
-    def measure(self) -> Literal["kl", "1-cka", "forecast"]:
+    def measure(self) -> Literal["kl", "1-cka", "forecast", "denoising"]:
         """What a report calls it."""
+        if self.name == DENOISED:
+            return "denoising"
         return "forecast" if self.name == MOVED else "1-cka" if "CKA" in self.name else "kl"
 
 
@@ -277,36 +280,42 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
 class Features:
     """What a classifier's or encoder's head reads: `values` [R, D] pooled, one per row; `weight` [C, D] and `bias` of
     the base's own head, None for a model that has none (or only one made afresh for this task). Of a forecaster the
-    `values` are the `forecasts` themselves, in standard deviations of their channels."""
+    `values` are the forecasts themselves, in standard deviations of their channels, of a denoiser what it predicts of
+    noised pictures; `told` is then what their change is called ("": they are features)."""
 
     values: Tensor
     weight: Tensor | None = None
     bias: Tensor | None = None
-    forecasts: bool = False
+    told: str = ""
 
     def of_rows(self, rows: Sequence[int]) -> Features:
         """Those of some rows, in that order."""
         return replace(self, values=self.values[list(rows)])
 
 
+def change_of(task: Task) -> str:
+    """What a change of a task's outputs themselves is called; "" where drift is told of features."""
+    return MOVED if task.is_a(FORECASTING) else DENOISED if task.draws else ""
+
+
 def take_features(
     model: nn.Module, task: Task, rows: Sequence[Row], *, head: nn.Linear | None = None, batch_tokens: int = 2048
 ) -> Features:
-    """Pooled features of rows in their order, of a forecaster its forecasts. `head`: the base's own trained head,
-    copied, if it has one.
+    """Pooled features of rows in their order, of a forecaster its forecasts, of a denoiser its predictions. `head`: the
+    base's own trained head, copied, if it has one.
     """
-    foretells = task.is_a(FORECASTING)
+    told = change_of(task)
     by_row: dict[int, Tensor] = {}
     with measuring(model):
         for some in batches_by_length([r.size for r in rows], batch_tokens, 64):
             out = task.forward(model, task.collate([rows[i] for i in some]).to(device_of(model)))
-            read = out.logits if foretells else out.features
+            read = out.logits if told else out.features
             if read is None:
                 raise ModelError(f"{task.name} gives no features", remedy="measure drift by KL for this task")
             by_row.update(zip(some, read.float().flatten(1).clone(), strict=True))
     values = torch.stack([by_row[i] for i in range(len(rows))])
     if head is None:
-        return Features(values, forecasts=foretells)
+        return Features(values, told=told)
     return Features(values, head.weight.detach().clone(), None if head.bias is None else head.bias.detach().clone())
 
 
@@ -324,13 +333,14 @@ def feature_drift(base: Features, tuned: Features, *, seed: int = 0) -> Drift | 
     """KL a row through the base's own head applied to both; without a head, or where the tuned model's features are of
     another width, 1 - linear CKA, under that name. None where
     the base's features tell no two rows apart: they have no alignment. Of forecasts the root mean square of their
-    changes, a row, in standard deviations of their channels.
+    changes, a row, in standard deviations of their channels; of what is predicted of noise the mean square.
 
     CKA's interval resamples rows, and takes off what the repeats shift (repeated rows align better).
     """
-    if base.forecasts:
-        changes = (tuned.values.double() - base.values.double()).square().mean(1).sqrt().tolist()
-        return Drift(MOVED, bootstrap_mean(changes, unit="row", seed=seed), changes)
+    if base.told:
+        squares = (tuned.values.double() - base.values.double()).square().mean(1)
+        changes = (squares.sqrt() if base.told == MOVED else squares).tolist()
+        return Drift(base.told, bootstrap_mean(changes, unit="row", seed=seed), changes)
     if base.weight is not None and base.values.shape[1] == tuned.values.shape[1]:
         a, b = (
             torch.log_softmax(

@@ -102,7 +102,7 @@ def losses_by_document(
                 continue
             batch = batch.to(device_of(model))
             outputs = task.forward(model, batch)
-            lossy = task.is_a(FORECASTING) or task.is_a(DETECTION)
+            lossy = task.draws or task.is_a(FORECASTING) or task.is_a(DETECTION)
             values = -task.loss(outputs, batch).value if lossy else outputs.log_probs()
             log_probs, batch = values.double().cpu(), batch.to("cpu")
             owner = torch.tensor([pieces[k][0] for k in some])[batch.rows]

@@ -18,6 +18,7 @@ from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_y
 from tunewright.machine import installed
 from tunewright.measure import boxes, numeric, overlap, ranked, regions, returned, several, spans, speech, squad, text
 from tunewright.measure.forecasts import FORECASTS
+from tunewright.measure.frechet import PICTURES
 from tunewright.tasks._parts import CLASSED, DETECTION, FEATURES, PICTURE
 
 
@@ -122,6 +123,7 @@ METRICS: dict[str, Metric] = {
     "wer_exact": _errors(speech.word_errors(speech.exact)),
     "cer": _errors(speech.character_errors(speech.basic)),
     **FORECASTS,
+    **PICTURES,
 }
 """The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
@@ -135,7 +137,8 @@ its kin, see `measure.several`; of numbers: `mse`, `pearson`, `spearman`, `r2` (
 and the scores of pairs).
 `sacrebleu`, `chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see `measure.overlap`.
 `wer`, `cer` and their kind: errors over words (characters), see `measure.speech`. `mase`, `smape`, `wql`,
-`scaled_mse`, `scaled_mae`: errors of forecasts, see `measure.forecasts`."""
+`scaled_mse`, `scaled_mae`: errors of forecasts, see `measure.forecasts`. `frechet_distance`: of drawn pictures, see
+`measure.frechet`."""
 
 
 def metric_names() -> list[str]:

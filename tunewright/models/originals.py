@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tunewright.errors import ModelError
-from tunewright.files.hashing import Stored, read_header, weight_files
+from tunewright.files.hashing import Stored, prefix_of, read_header, weight_files
 from tunewright.machine.positioned import read_into
 from tunewright.models.agreement import same_bits
 
@@ -84,7 +84,7 @@ class Files:
 
     def __init__(self, folder: Path):
         self.stored: Mapping[str, Stored] = {
-            t.name: t for f in weight_files(folder) for t in read_header(f) if t.dtype in DTYPES
+            prefix_of(f) + t.name: t for f in weight_files(folder) for t in read_header(f) if t.dtype in DTYPES
         }
         self._open: dict[Path, Any] = {}
 

@@ -274,9 +274,11 @@ def _role(model: nn.Module, site_name: str, module: nn.Module, kind: str, block:
 
 
 def _attention_of(model: nn.Module, site_name: str, block: str) -> str | None:
-    """The outermost attention inside a block that a site lies in, by name."""
+    """The outermost attention inside a block that a site lies in, by name; the block itself where it is one."""
     path = site_name[len(block) + 1 :].split(".")
     owner = model.get_submodule(block)
+    if type(owner).__name__.endswith("Attention"):
+        return block
     for i, part in enumerate(path[:-1]):
         owner = owner.get_submodule(part)
         if "attention" in (type(owner).__name__ + part).lower() or "attn" in part.lower():

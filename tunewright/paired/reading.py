@@ -152,7 +152,7 @@ def origin(side: Opened, wanted: Wanted, seen: Read) -> Origin | None:
         on, rows = "the rows", seen.asked[:512]
     if not rows:
         return None
-    if task.pools or task.embeds or task.per_token or task.is_a(FORECASTING):
+    if task.pools or task.embeds or task.per_token or task.draws or task.is_a(FORECASTING):
         return Origin(on, rows, features=take_features(model, task, rows))
     return Origin(
         on, rows, seen.vocabulary, take_reference(model, task.compared(model.config), rows, packed=side.packed)

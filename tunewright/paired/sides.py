@@ -16,6 +16,7 @@ from tunewright.files.regular import regular
 from tunewright.loading.load import Loaded, load
 from tunewright.loading.locate import locate, own_base
 from tunewright.loading.options import options_of
+from tunewright.loading.pipelines import is_pipeline, task_of
 from tunewright.loading.sentence_modules import is_sentence_model
 from tunewright.machine import devices
 from tunewright.models.adapted import Adapted
@@ -86,7 +87,7 @@ def asked(name: str, base: str | None = None) -> Asked:
         return Asked(str(folder), "run")
     if (folder / ADAPTER).exists():
         return Asked(str(folder), "adapter", base or _base_of(folder))
-    if (folder / "config.json").exists() or any(folder.glob("*.gguf")):
+    if (folder / "config.json").exists() or is_pipeline(folder) or any(folder.glob("*.gguf")):
         return Asked(str(folder), "model")
     raise FolderError(
         "this is no run, adapter or model",
@@ -253,6 +254,8 @@ _BY_CLASS = {
 
 
 def _by_class(side: Asked) -> str | None:
+    if drawing := task_of(_folder(side)):
+        return drawing
     if is_sentence_model(_folder(side)):
         return "sentence-similarity"
     config = _config(side)

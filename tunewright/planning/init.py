@@ -21,7 +21,7 @@ from tunewright.planning.columns import guessed
 from tunewright.planning.lengths import Measured, held_out, measure
 from tunewright.recipe import Recipe, Source
 from tunewright.recipe.yaml_text import write
-from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING
+from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, TO_IMAGE, UNCONDITIONAL
 from tunewright.training.defaults import Setting
 
 _TASK_OF = {
@@ -52,7 +52,7 @@ _ALSO = {"positive-pair": "; text-ranking reads them too"}
 _SHOWN = ("image-text", "image-label")
 """Shapes of pictures that a model of pictures in texts reads too: by what is asked of it (data.template)."""
 _ASKED = "What is in the picture?"
-_READ = ("multiple-choice", "question-answering", "image-segmentation", DETECTION, FEATURES)
+_READ = ("multiple-choice", "question-answering", "image-segmentation", DETECTION, FEATURES, UNCONDITIONAL, TO_IMAGE)
 """Tasks beside classification whose head is made for the task, or beside the model."""
 
 _TEXT = """\
@@ -171,7 +171,7 @@ def starter(model: str, data: Path | str, task: str | None = None, file: str = "
         named = _scalar(_from(str(data), Path(file).parent))
         return init_series.starter(_scalar(model), _config(model), path, named, file, _weight(model))
     seen = rows_seen(path)
-    chosen = task or seen.task(model)
+    chosen = task or _drawing(model) or seen.task(model)
     methods = _methods(model, chosen, seen.shape)
     asked = _ASKED if chosen == "image-text-to-text" and seen.shape in _SHOWN else None
     measured = measure(model, path, chosen, seen.shape, [name for name, _, _ in methods], seen.columns, asked)
@@ -244,6 +244,14 @@ def _writing(model: str) -> str:
     if _sees(model):
         return "image-text-to-text"
     return "text2text-generation" if _config(model).get("is_encoder_decoder") is True else "text-generation"
+
+
+def _drawing(model: str) -> str | None:
+    """The task of a diffusers pipeline that is here; None of any other model."""
+    from tunewright.loading.pipelines import task_of
+
+    folder = _folder(model)
+    return task_of(folder) if folder is not None else None
 
 
 def _sees(model: str) -> bool:

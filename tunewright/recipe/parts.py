@@ -22,6 +22,7 @@ from tunewright.recipe.series import SeriesSpec
 from tunewright.recipe.source import Source, Sources
 from tunewright.recipe.uses import MethodUse
 from tunewright.recipe.views import ViewSpec
+from tunewright.tasks._parts import DRAWN
 
 __all__ = ["Budget", "DataSpec", "Keep", "MeasureSpec", "ModelSpec", "Place", "Source", "TrainSpec", "Uses"]
 
@@ -354,6 +355,19 @@ class MeasureSpec(Spec):
         gt=0,
         description="beams of text2text-generation and speech recognition; none: as the generation config says",
         examples=[4],
+    )
+    num_inference_steps: Whole = Field(
+        int(DRAWN["num_inference_steps"]),
+        gt=0,
+        description="DDIM steps of each picture that is drawn to be measured (unconditional-image-generation, "
+        "text-to-image)",
+        examples=[50],
+    )
+    guidance_scale: Real = Field(
+        DRAWN["guidance_scale"],
+        ge=0,
+        description="how far a picture is drawn away from that of the empty text (text-to-image); 1: not at all",
+        examples=[7.5],
     )
     max_new_tokens: Whole = Field(
         32,

@@ -154,10 +154,11 @@ class Target(Measured):
 class Drift(Part):
     """How far the tuned model moved from its base. Zero for a model that learned nothing: never rank by it alone."""
 
-    measure: Literal["kl", "1-cka", "forecast"] = Field(
+    measure: Literal["kl", "1-cka", "forecast", "denoising"] = Field(
         "kl",
         description="'kl': mean KL(base || tuned), nats per token; '1-cka': 1 - linear CKA, 0 to 1; 'forecast': root "
-        "mean square of the forecasts' changes, in standard deviations of their channels",
+        "mean square of the forecasts' changes, in standard deviations of their channels; 'denoising': mean square of "
+        "the changes of what is predicted of noised pictures",
     )
     value: Interval = Field(description="by sequence")
     sequences: int | None = Field(None, ge=0, description="sequences measured on")

@@ -8,6 +8,7 @@ from tunewright.measure.intervals import Interval
 from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Measured, Report, Target
 from tunewright.report.sequenced import SequenceReport
+from tunewright.tasks._parts import TO_IMAGE, UNCONDITIONAL
 
 MINUS = "\u2212"
 KINDS = {"row": "rows", "document": "documents", "sequence": "sequences", "seed": "seeds"}
@@ -144,13 +145,21 @@ def always(metric: str) -> str:
 
 def drawn(task: str | None) -> str:
     """What stands side by side in a row's pictures, where classes are drawn on them."""
+    if draws(task):
+        return "What was to be drawn, base, tuned"
     return "What is there, base, tuned" if task == "object-detection" else "Picture, mask, base, tuned"
+
+
+def draws(task: str | None) -> bool:
+    """Whether a task's models draw pictures."""
+    return task in (UNCONDITIONAL, TO_IMAGE)
 
 
 def counted(task: str | None) -> str:
     """What a task's rows are counted in: images, patches of them, else tokens."""
     dense = dict.fromkeys(("image-segmentation", "object-detection"), "patches")
-    return {"image-classification": "images", **dense}.get(task or "", "tokens")
+    drawn = dict.fromkeys((UNCONDITIONAL, TO_IMAGE), "images")
+    return {"image-classification": "images", **dense, **drawn}.get(task or "", "tokens")
 
 
 def metric_name(metric: str) -> str:
@@ -160,14 +169,20 @@ def metric_name(metric: str) -> str:
 
 def drift_name(measure: str, start: str = "base") -> str:
     """The drift's measure in words, from the model that is called `start`."""
-    name = {"kl": "KL", "forecast": "change of forecasts"}.get(measure, "1 \u2212 CKA")
+    name = {"kl": "KL", "forecast": "change of forecasts", "denoising": "change of predictions"}.get(
+        measure, "1 \u2212 CKA"
+    )
     return f"{name} from {start}"
 
 
 def drift_unit(measure: str, task: str | None) -> str:
     """The drift's unit; empty for a ratio."""
     scored = {"image-segmentation": "pixel", "object-detection": "proposal"}.get(task or "", "token")
-    return {"kl": f"nats per {scored}", "forecast": "standard deviations"}.get(measure, "")
+    return {
+        "kl": f"nats per {scored}",
+        "forecast": "standard deviations",
+        "denoising": "squared error per element",
+    }.get(measure, "")
 
 
 def verdict(measured: Measured) -> str:
@@ -361,6 +376,8 @@ def _drifted(report: Report) -> str:
         if drift.measure == "kl"
         else f"by {score(drift.value.value, '1')} standard deviations"
         if drift.measure == "forecast"
+        else f"by {score(drift.value.value, '1')} (mean square of the changes of what is predicted of noised pictures)"
+        if drift.measure == "denoising"
         else f"by {score(drift.value.value, '1')} (1 \u2212 CKA)"
     )
     ends = span(drift.value, "nats")

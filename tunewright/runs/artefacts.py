@@ -7,7 +7,8 @@ from typing import Any
 
 from tunewright import catalogue
 from tunewright.files import checkpoint
-from tunewright.models import delta_format, peft_format
+from tunewright.models import delta_format, diffusers_lora, peft_format
+from tunewright.models.denoiser import Denoiser
 from tunewright.runs.session import Session
 
 KNOWN = {
@@ -16,6 +17,7 @@ KNOWN = {
     "report.json": "every figure of the report",
     "report.html": "the report to look at: one file, no network",
     "rows.jsonl": "every evaluated row: base and tuned answer beside the reference",
+    "pictures.png": "pictures: what was to be drawn, what the base draws and what the tuned model draws",
     "stream.jsonl": "every row of the test-time stream, in its order: the answer without adaptation and each method's",
     "metrics.jsonl": "one record a logged step",
     "base": "the fresh model that the run began with, as a plain transformers folder",
@@ -45,6 +47,8 @@ def save(run: Path, session: Session) -> tuple[int, int]:
             session.notes.append(IN_FEW_BITS)
         folder = run / "adapter"
         peft_format.save_adapter(adapted, folder, session.loaded.reference)
+        if isinstance(adapted.model, Denoiser) and adapted.model.config.reads_text:  # what loads such a file
+            diffusers_lora.write_lora(folder)
         stored = sum(p.numel() for p in adapted.delta_parameters().values())
         stored += _changed(session)
         return stored, sum(f.stat().st_size for f in folder.iterdir())

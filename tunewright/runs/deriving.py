@@ -105,7 +105,9 @@ def said_by(methods: Sequence[type[Method]]) -> dict[str, Any]:
 
 
 def _kind(task: Task, methods: Sequence[Method], first: Row) -> Kind:
-    if any(task.is_a(name) for name in ("image-classification", "image-segmentation", DETECTION, FEATURES)):
+    if task.draws or any(
+        task.is_a(name) for name in ("image-classification", "image-segmentation", DETECTION, FEATURES)
+    ):
         return "pictures"
     if task.labelled or task.outputs:
         return "classes"

@@ -29,7 +29,18 @@ def finish(work: Work, cached: list[str]) -> Result:
     from tunewright.measure.target import get_metric
     from tunewright.report import page
     from tunewright.report.schema import Report
-    from tunewright.runs import along, artefacts, boxed_pictures, intact, pictures, probes, results, sequenced, telling
+    from tunewright.runs import (
+        along,
+        artefacts,
+        boxed_pictures,
+        drawn_pictures,
+        intact,
+        pictures,
+        probes,
+        results,
+        sequenced,
+        telling,
+    )
 
     adapted, meter = work.session.adapted, work.meter
     work.screen.say("measuring the tuned model")
@@ -80,7 +91,13 @@ def finish(work: Work, cached: list[str]) -> Result:
         return Result(work.folder.path, report, results.order_of(work.session, work.results), rows=each)
     rows = [r.model_dump() for r in pair(meter.base.target, tuned.target)]
     rows = [boxed_pictures.in_short(r) for r in rows] if boxed_pictures.is_boxed(meter.rows) else rows
-    page.render(report, metrics, rows, work.folder.path, pictures.beside(meter), pictures.legend(meter))
+    seen = pictures.beside(meter)
+    if drawn_pictures.are_drawn(meter.rows):
+        rows = [drawn_pictures.in_short(r) for r in rows]
+        made = drawn_pictures.drawn(meter)
+        drawn_pictures.write(made, work.folder.path)
+        seen = pictures.of(made, seen)
+    page.render(report, metrics, rows, work.folder.path, seen, pictures.legend(meter))
     work.note()  # the last that is written before the files are hashed
     report.hashes = intact.hashes_of(work.folder.path)
     report.save(work.folder.path)
@@ -90,8 +107,10 @@ def finish(work: Work, cached: list[str]) -> Result:
 def _answers(meter: Meter, told: list[Answer]) -> list[Answer]:
     """Rows side by side, in words where they are long: rows.jsonl has the whole."""
     from tunewright.report.answer import Answer
-    from tunewright.runs import boxed_pictures
+    from tunewright.runs import boxed_pictures, drawn_pictures
 
+    if drawn_pictures.are_drawn(meter.rows):
+        return [Answer.of(drawn_pictures.in_short(vars(a))) for a in told]
     boxed = boxed_pictures.is_boxed(meter.rows)
     return [Answer.of(boxed_pictures.in_short(vars(a))) for a in told] if boxed else told
 

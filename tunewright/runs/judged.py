@@ -12,6 +12,7 @@ from tunewright.recipe import Recipe
 from tunewright.recipe.tasks import SequenceSpec, SequenceTask
 from tunewright.runs.parted import spread
 from tunewright.runs.selecting import subset
+from tunewright.tasks._parts import DRAWN, NOISED
 
 
 def judged(rows: Dataset | None, recipe: Recipe, labels: Sequence[str]) -> list[Row]:
@@ -22,12 +23,20 @@ def judged(rows: Dataset | None, recipe: Recipe, labels: Sequence[str]) -> list[
         return []
     most, sequence = recipe.measurement.rows, recipe.sequence
     if sequence is None:
-        return list(rows.rows)[:most]
+        return as_drawn(list(rows.rows)[:most], recipe)
     parts = [places_of(rows, _sources(task)) for task in sequence.tasks]
     if most is not None:
         share = max(1, most // len(parts))
         parts = [at if len(at) <= share else [at[k] for k in spread(len(at), share)] for at in parts]
     return known_task([rows.rows[i] for i in sorted(i for at in parts for i in at)], sequence, labels)
+
+
+def as_drawn(rows: list[Row], recipe: Recipe) -> list[Row]:
+    """Rows with how pictures are drawn to be measured, of a task that draws some and where the recipe says it."""
+    how = {name: getattr(recipe.measurement, name) for name in DRAWN}
+    if how == DRAWN:
+        return rows
+    return [r.replace(fields={**r.fields, "drawing": how}) if r.fields.get("kind") == NOISED else r for r in rows]
 
 
 def known_task(rows: Sequence[Row], sequence: SequenceSpec | None, labels: Sequence[str]) -> list[Row]:

@@ -22,6 +22,7 @@ from tunewright.measure.drift import (
     Drift,
     Features,
     Reference,
+    change_of,
     feature_drift,
     kl_drift,
     kl_of,
@@ -100,7 +101,7 @@ class Meter:
         """Whether drift is told from what the head reads: a head that was just drawn says nothing of the base."""
         task = self.session.task
         reads = task.per_token or bool(task.outputs)
-        told = task.pools or task.embeds or task.is_a(FORECASTING)
+        told = task.pools or task.embeds or task.draws or task.is_a(FORECASTING)
         moves = task.is_a(DETECTION) and self._compared() is task
         return told or moves or reads and bool(self.session.loaded.new)
 
@@ -183,7 +184,7 @@ class Meter:
         if "features" in tensors:
             head = self._own_head()
             self.features = (
-                Features(tensors["features"], forecasts=self.session.task.is_a(FORECASTING))
+                Features(tensors["features"], told=change_of(self.session.task))
                 if head is None
                 else Features(
                     tensors["features"],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image
 
 from tunewright.contract.batch import Row
 from tunewright.measure._mode import device_of, measuring
-from tunewright.runs import boxed_pictures
+from tunewright.runs import boxed_pictures, drawn_pictures
 from tunewright.tasks._boxes import BOXED
 from tunewright.tasks._masks import NO_TARGET, SEGMENTED
 from tunewright.tasks._pictures import read_image
@@ -46,6 +46,15 @@ def beside(meter: Meter) -> Callable[[str], str]:
         if rows[row].fields["kind"] == BOXED:
             return data_uri(boxed_pictures.three(meter, rows[row], _colours(meter)), boxed_pictures.widths())
         return data_uri(_four(meter, rows[row]), (4 * SIDE + 3 * _GAP, SIDE))
+
+    return shown
+
+
+def of(made: Mapping[str, np.ndarray], others: Callable[[str], str]) -> Callable[[str], str]:
+    """Row id -> the picture that was made of it as a data URI; of the others what `others` says."""
+
+    def shown(row: str) -> str:
+        return data_uri(made[row], drawn_pictures.widths(made[row])) if row in made else others(row)
 
     return shown
 

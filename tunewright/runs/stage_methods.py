@@ -20,7 +20,7 @@ from tunewright.runs.offloaded import check_offloaded
 from tunewright.runs.selecting import check_selector
 from tunewright.runs.sources import task_for
 from tunewright.tasks._forecasters import gives_quantiles
-from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING
+from tunewright.tasks._parts import DETECTION, DRAWN, FEATURES, FORECASTING, TO_IMAGE, UNCONDITIONAL
 from tunewright.training import carry
 from tunewright.training.optim import BUILTIN
 
@@ -110,6 +110,7 @@ def _check_objectives(named: list[tuple[str, Method]], stage: str, task: Task) -
     gives = "one number a text" if task.scores else "a vector a text"
     gives = "a vector a picture" if task.is_a(FEATURES) else gives
     gives = "values and no classes" if task.is_a(FORECASTING) else gives
+    gives = "what is predicted of noise" if task.draws else gives
     gives = "boxes that are matched with what is there" if task.is_a(DETECTION) else gives
     gives = "a likelihood of each label by itself" if task.multi_label else gives
     for name, method in named if not task.likelihoods or task.multi_label else ():
@@ -201,6 +202,19 @@ def check_measured(recipe: Recipe) -> None:
             f"answers of {recipe.task} are written without beams",
             where="measurement.num_beams",
             remedy="leave it out; text2text-generation and automatic-speech-recognition take it",
+        )
+    drawn = recipe.measurement.model_fields_set & set(DRAWN)
+    if drawn and not task.draws:
+        raise RecipeError(
+            f"{recipe.task} draws no pictures",
+            where=f"measurement.{min(drawn)}",
+            remedy=f"leave it out; {UNCONDITIONAL} and {TO_IMAGE} take it",
+        )
+    if recipe.measurement.guidance_scale != 1 and not task.is_a(TO_IMAGE):
+        raise RecipeError(
+            "pictures that are drawn of no text have no guidance",
+            where="measurement.guidance_scale",
+            remedy=f"leave it out; {TO_IMAGE} takes it",
         )
     if recipe.data.eval and recipe.measurement.metric != "auto":
         check_metric(recipe.measurement.metric, task)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import FolderError, MethodError
+from tunewright.files.hashing import PIPELINE
 from tunewright.finished.export import export
 from tunewright.recipe import Recipe
 from tunewright.runs.folder import RECIPE
@@ -33,6 +34,7 @@ def plain(ref: Path, out: Path, task: str | None = None) -> Iterator[Plain]:
         scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
             exported = export(ref, scratch / ref.resolve().name, task, quiet=True)
+            _no_pipeline(exported.folder, ref)
             yield Plain(exported.folder, Recipe.load(ref / RECIPE), list(exported.notes))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -43,6 +45,7 @@ def plain(ref: Path, out: Path, task: str | None = None) -> Iterator[Plain]:
             where=str(ref),
             remedy=f"fold it into its base first: tunewright fuse BASE {ref} --out DIR, then export DIR",
         )
+    _no_pipeline(ref, ref)
     if not (ref / "config.json").exists():
         raise FolderError(
             "this is neither a run's folder nor a model's",
@@ -52,6 +55,16 @@ def plain(ref: Path, out: Path, task: str | None = None) -> Iterator[Plain]:
     if task is not None:
         raise MethodError("a folder holds one model, and no task's change", where="--task", remedy="leave --task out")
     yield Plain(ref)
+
+
+def _no_pipeline(folder: Path, named: Path) -> None:
+    """MethodError for a pipeline of diffusers, which no form but its own holds."""
+    if (folder / PIPELINE).is_file():
+        raise MethodError(
+            "the other forms hold models of transformers, and this is a pipeline of diffusers",
+            where=str(named),
+            remedy="export it as it is: leave --to out",
+        )
 
 
 def generates(plain: Plain, what: str) -> Any:

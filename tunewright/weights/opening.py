@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tunewright.errors import ModelError
+from tunewright.files.hashing import PIPELINE
 from tunewright.files.home import expanded
 from tunewright.loading.locate import Located, licence_of, locate
 from tunewright.weights.source import Source, Tuned
@@ -58,6 +59,12 @@ def _opened(ref: str, base: str | None) -> Source:
         folder = folder / "model"  # a run that left a whole model
         return Source(folder, ref, f"folder {folder}", licence_of(folder))
     place = located(ref)
+    if (place.folder / PIPELINE).is_file():
+        raise ModelError(
+            "this is a pipeline of diffusers, and transformers folders are merged here",
+            where=ref,
+            remedy="merge its LoRAs with diffusers (pipe.set_adapters)",
+        )
     return Source(place.folder, ref, place.source, place.licence)
 
 

@@ -34,7 +34,8 @@ from tunewright.pieces.on_layers import OnLayers
 from tunewright.pieces.target_modules import named_by
 
 KEYS_AND_VALUES = frozenset(
-    "k_proj v_proj key value key_proj value_proj k_lin v_lin k v query_key_value c_attn qkv_proj Wqkv qkv".split()
+    "k_proj v_proj key value key_proj value_proj k_lin v_lin k v to_k to_v query_key_value c_attn "
+    "qkv_proj Wqkv qkv".split()
 )
 """Endings of the names of layers that make an attention's keys and values."""
 FEED_FORWARD = frozenset("down_proj fc2 c_proj dense_4h_to_h fc_out lin2 wo Wo w2 dense ff2 output_dense".split())

@@ -1,0 +1,21 @@
+"""unconditional-image-generation: pictures like those that are learnt from, drawn from noise.
+
+A UNet of diffusers in a `DDPMPipeline` or `DDIMPipeline` folder, on pixels (Ho et al. 2020, arXiv:2006.11239). Rows are
+pictures alone: `{"image": "a.png"}`, or a folder of them; a class is not read. Rows, draws and the loss:
+`tasks._denoising`.
+
+Errors: RowProblem for a row without a picture; MethodError for objectives of likelihoods.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tunewright.tasks._denoising import Denoising
+from tunewright.tasks._parts import UNCONDITIONAL
+
+
+class UnconditionalImageGeneration(Denoising):
+    """Pictures drawn from noise alone."""
+
+    name: ClassVar[str] = UNCONDITIONAL
