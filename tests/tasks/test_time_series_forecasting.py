@@ -21,7 +21,7 @@ from tunewright.finished.export import export
 from tunewright.finished.finished import open_run
 from tunewright.loading.load import load
 from tunewright.measure import forecasts
-from tunewright.measure.drift import Features, feature_drift
+from tunewright.measure.drift import MOVED, Features, feature_drift
 from tunewright.planning.check import check_recipe
 from tunewright.planning.init import starter
 from tunewright.recipe import Recipe, Source
@@ -291,8 +291,8 @@ def test_a_series_without_a_scale_counts_nothing_in_mase():
 
 
 def test_drift_is_how_far_forecasts_moved():
-    base = Features(torch.zeros(3, 4), forecasts=True)
-    tuned = Features(torch.tensor([[0.0] * 4, [1.0] * 4, [2.0, 0, 0, 0]]), forecasts=True)
+    base = Features(torch.zeros(3, 4), foretold=MOVED)
+    tuned = Features(torch.tensor([[0.0] * 4, [1.0] * 4, [2.0, 0, 0, 0]]), foretold=MOVED)
     drift = feature_drift(base, tuned)
     assert drift.values == [0.0, 1.0, 1.0] and drift.measure == "forecast"
 

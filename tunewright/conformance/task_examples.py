@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.conformance import bench, task_boxes, task_regions, task_seeing, task_series, task_sounds
+from tunewright.conformance import bench, task_boxes, task_episodes, task_regions, task_seeing, task_series, task_sounds
 from tunewright.conformance.task_case import TaskExample
 from tunewright.errors import MethodError
-from tunewright.tasks._parts import FEATURES, FORECASTING
+from tunewright.tasks._parts import FEATURES, FORECASTING, PLAYING
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<mask>", "<cls>", "<sep>", "<unk>")
 WARM, COLD = ("red", "orange", "amber"), ("blue", "green", "teal")
@@ -405,6 +405,7 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "question-answering": _question_answering,
     "text-ranking": _text_ranking,
     FORECASTING: task_series.time_series_forecasting,
+    PLAYING: task_episodes.reinforcement_learning,
     "token-classification": _token_classification,
     "zero-shot-image-classification": _zero_shot_image_classification,
 }

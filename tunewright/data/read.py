@@ -23,9 +23,10 @@ from tunewright.data.raw import Bad, Mark
 from tunewright.data.remote import Remote, passing
 from tunewright.data.series import series_in
 from tunewright.data.shapes import SHAPELESS, canonical
+from tunewright.data.steps import episodes_in
 from tunewright.data.where import drawn, meant, wanted
 from tunewright.errors import DataError
-from tunewright.tasks._parts import SERIES
+from tunewright.tasks._parts import SERIES, STEPS
 
 __all__ = ["Place", "Record", "SourceLike", "locate", "read_all", "read_source"]
 
@@ -100,10 +101,12 @@ def _read(
                 last[0] = row[2]
             yield row
 
-    whole = source.format == SERIES
-    found = (
-        series_in(rows(), place, source, problems, remarks) if whole else records_in(rows(), place, source, problems)
-    )
+    if source.format == SERIES:
+        found = series_in(rows(), place, source, problems, remarks)
+    elif source.format == STEPS:
+        found = episodes_in(rows(), place, source, problems)
+    else:
+        found = records_in(rows(), place, source, problems)
     for used, record in enumerate(found, 1):  # noqa: B007
         yield record
     if not count:

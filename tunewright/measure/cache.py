@@ -32,11 +32,14 @@ from tunewright.machine import installed
 from tunewright.measure import (
     _kv,
     _mode,
+    actions,
     asking,
     calls,
     checkers,
     choose,
     drift,
+    environments,
+    episodes,
     few_shot,
     forecasts,
     generate,
@@ -65,10 +68,12 @@ from tunewright.tasks import (
     _forecasts,
     _passages,
     _placed,
+    _policies,
     _pooled,
     _problems,
     _series,
     _shown,
+    _trajectories,
     _views,
     base,
     fill_mask,
@@ -77,6 +82,7 @@ from tunewright.tasks import (
     image_text_to_text,
     multiple_choice,
     question_answering,
+    reinforcement_learning,
     reward_modeling,
     sentence_similarity,
     text2text_generation,
@@ -101,6 +107,7 @@ MODULES: tuple[ModuleType, ...] = (
     *(zero_shot_image_classification, image_text_to_text, _placed, _shown),
     *(contrast, views, _embedded, _views, image_feature_extraction),
     *(forecasts, _forecasters, _forecasts, _series, time_series_forecasting),
+    *(actions, environments, episodes, _policies, _trajectories, reinforcement_learning),
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it
 on rows.

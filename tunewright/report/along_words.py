@@ -21,6 +21,7 @@ _NAMES = {
     "kl": "drift: KL from base",
     "1-cka": "drift: 1 \u2212 CKA from base",
     "forecast": "drift: change of forecasts",
+    "action": "drift: change of actions",
     "distance": "distance of weights",
 }
 

@@ -86,8 +86,8 @@ class TrialRecord(_Part):
     rows: RowScores | None = Field(
         None, description="the target row by row; none: it is no mean over rows, or the record is of before"
     )
-    drift_measure: Literal["kl", "1-cka", "forecast"] | None = Field(
-        None, description="'kl' in nats per token, '1-cka' from 0 to 1, or 'forecast' in standard deviations"
+    drift_measure: Literal["kl", "1-cka", "forecast", "action"] | None = Field(
+        None, description="'kl' in nats per token, '1-cka' from 0 to 1, 'forecast' or 'action' in standard deviations"
     )
     sequence: dict[str, float] = Field(
         default_factory=dict,
