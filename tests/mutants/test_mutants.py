@@ -36,6 +36,8 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     *("image-feature-extraction", "views-of-pictures"),
     *("object-detection", "average-precision", "files-of-boxes"),
     *("image-segmentation", "mask-folders", "series-windows", "series-validation", "series-errors"),
+    *("episodes", "policies", "steps-of-episodes", "episode-windows", "environments", "errors-of-actions"),
+    *("facts-of-policies", "heads-of-runs"),
 }
 """What has lines and is no entry of the catalogue."""
 
