@@ -1,4 +1,4 @@
-"""reinforcement-learning: windows of episodes, what a decision transformer reads and says of them, figures of actions."""
+"""reinforcement-learning: windows of episodes, what a decision transformer says of them, figures of actions."""
 
 from __future__ import annotations
 
@@ -126,8 +126,10 @@ def test_other_names_and_files_hold_the_same_episodes(tmp_path):
     columns = {"episode": "episode_index", "observation": "observation.state", "reward": "next.reward"}
     sources = [Source(path="a.jsonl"), Source(path="b.parquet")]
     sources += [Source(path="c.jsonl", format="steps", columns=columns)]
+    write(tmp_path / "d.jsonl", [{o: s[columns.get(o, o)] for o in (*columns, "action")} for s in steps])
+    sources += [Source(path="d.jsonl")]  # recognised by its columns
     read = [[r["trajectory"] for r in read_all(s, tmp_path).records] for s in sources]
-    assert read[0] == read[1] == read[2] and len(read[0]) == 2
+    assert read[0] == read[1] == read[2] == read[3] and len(read[0]) == 2
     assert isinstance(read[0][0], Trajectory) and read[0][0] != read[0][1]
 
 

@@ -1,4 +1,4 @@
-"""Episodes from a row a step: `episode`, `observation`, `action`, `reward` (`format: steps`), as logs have them.
+"""Episodes from a row a step: `episode`, `observation`, `action`, `reward` (the shape `steps`), as logs have them.
 
 Steps of an episode stand in the order of time, wherever the others' stand. An episode with a step that cannot be used
 is one problem, with that step's place.

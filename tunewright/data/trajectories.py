@@ -57,7 +57,7 @@ def steps_of(value: Any, name: str) -> NDArray[Any]:
             if isinstance(cell, bool) or not isinstance(cell, int | float):
                 raise RowProblem(name, f"{str(cell)[:40]!r} at step {t} is no number", "write numbers alone")
     try:
-        out = np.array(steps)
+        out: NDArray[Any] = np.array(steps)
         if out.dtype.kind not in "iuf":
             raise OverflowError
     except OverflowError:
@@ -78,4 +78,4 @@ def _ends_once(value: Any, name: str, count: int) -> None:
     early = [t for t, over in enumerate(value[:-1]) if over]
     if early:
         what = f"the episode is over at step {early[0]} of {count}: the row holds several"
-        raise RowProblem(name, what, "write a row an episode, or a row a step with format: steps")
+        raise RowProblem(name, what, "write a row an episode, or a row a step")

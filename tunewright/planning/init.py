@@ -21,7 +21,7 @@ from tunewright.planning.columns import guessed
 from tunewright.planning.lengths import Measured, held_out, measure
 from tunewright.recipe import Recipe, Source
 from tunewright.recipe.yaml_text import write
-from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, PLAYING, STEPS, TRAJECTORY
+from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, PLAYING, TRAJECTORY
 from tunewright.training.defaults import Setting
 
 _TASK_OF = {
@@ -43,7 +43,6 @@ _TASK_OF = {
     "image-text": "zero-shot-image-classification",
     "series": FORECASTING,
     TRAJECTORY: PLAYING,
-    STEPS: PLAYING,
     "pictured-chat": "image-text-to-text",
     "pictured-prompt": "image-text-to-text",
 }
@@ -186,7 +185,7 @@ def starter(model: str, data: Path | str, task: str | None = None, file: str = "
         measured=measured.words,
         model=f"model: {_scalar(model)}",
         task=chosen,
-        data=f"train: {_written(_from(str(data), Path(file).parent), seen.columns, seen.shape)}",
+        data=f"train: {_written(_from(str(data), Path(file).parent), seen.columns)}",
         rows=seen.comment,
         validation=_validation(measured.rows),
         length=template + _length(measured),
@@ -345,10 +344,8 @@ def _scalar(text: str) -> str:
     return write([text]).removeprefix("- ").strip()
 
 
-def _written(path: str, columns: Mapping[str, str], shape: str) -> str:
-    """A source: its path alone, or with its columns; where rows are steps, with their format."""
-    if shape == STEPS:
-        return f"{{path: {_inside(path)}, format: {STEPS}}}"
+def _written(path: str, columns: Mapping[str, str]) -> str:
+    """A source: its path alone, or with its columns."""
     if not columns:
         return _scalar(path)
     named = ", ".join(f"{ours}: {_inside(theirs)}" for ours, theirs in columns.items())

@@ -10,7 +10,6 @@ from pathlib import Path
 from tunewright.data.shapes import RECORDED
 from tunewright.errors import FolderError, MissingExtraError, ModelError
 from tunewright.recipe import Recipe, Source
-from tunewright.tasks._parts import STEPS
 from tunewright.training.defaults import STEPS_AN_EPOCH, Facts, Kind, Setting, derive
 
 MOST_ROWS = 20_000
@@ -72,7 +71,7 @@ def measure(
 
     ModelError for a name that no model can have, and for a model that is here and does not do the task or is broken.
     """
-    source = Source(path=data, columns=dict(columns), limit=MOST_ROWS, format=STEPS if shape == STEPS else None)
+    source = Source(path=data, columns=dict(columns), limit=MOST_ROWS)
     try:
         return _measured(model, source, task, methods, template)
     except (ModelError, MissingExtraError) as error:

@@ -127,6 +127,9 @@ def of_recipe(recipe: Any) -> None:
             remedy = f"remove environment, or write task: {PLAYING}"
             raise problem(f"the task {recipe.task} plays no episodes", remedy, ("measurement", "environment"))
         return
+    if places and recipe.sequence is not None:
+        what = "a sequence of tasks is measured on each task's rows, and an environment is none of these"
+        raise problem(what, "remove environment, or tasks", ("measurement", "environment"))
     names = [place.called for place in places]
     if again := next((name for i, name in enumerate(names) if name in names[:i]), None):
         at = ("measurement", "environment", len(names) - 1 - names[::-1].index(again))

@@ -66,7 +66,7 @@ class ReinforcementLearning(Task):
         if not isinstance(window, Window):
             whole = record.get("trajectory")
             if not isinstance(whole, Trajectory):
-                remedy = "write observations, actions and rewards; or a row a step with format: steps"
+                remedy = "write observations, actions and rewards; or episode, observation, action and reward a step"
                 raise RowProblem("observations", "the row holds no trajectory", remedy)
             window = list(windows(whole, record.id, how))[-1]
         return _row(record, window, how)
