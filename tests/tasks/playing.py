@@ -25,7 +25,8 @@ def policy(*, numbers: bool = False, context: int = 4, **sizes: Any) -> Any:
     model = seeded(lambda: decision_transformer(**sizes)).eval()
     wide = model.config.state_dim
     says = {n: v[:wide] + [1.0] * (wide - 3) if isinstance(v, list) else v for n, v in SAYS.items()}
-    more = {"action_space": "continuous", "action_std": [0.5, 2.0]} if numbers else {"action_space": "discrete"}
+    more = {"action_space": "continuous", "action_std": [0.5, 2.0][: model.config.act_dim]}
+    more = more if numbers else {"action_space": "discrete"}
     _policies.note(model.config, {**says, **more, "context_steps": context})
     return model
 
