@@ -232,7 +232,7 @@ class Meter:
         self.drift_on = "kept rows" if on_kept else "evaluated rows"
         rows = kept if on_kept else self.evaluated
         if not rows and s.task.is_a(PLAYING):
-            self.drift_on, rows = "training rows", s.stages[0].rows.rows
+            self.drift_on, rows = "training rows", list(s.stages[0].rows.rows[: self.spec.drift_sequences])
         return rows[:512] if s.task.makes_head or s.task.embeds else rows[: self.spec.drift_sequences]
 
     def known(self) -> tuple[bool, bool]:
