@@ -416,7 +416,7 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     task_episodes.TASK: (
         policies,
         "a decision transformer that has learnt CartPole from scripts' episodes, and now 24 episodes of a cart that is "
-        "pushed the other way, with as much replayed, `lora`",
+        "pushed the other way, `lora`",
     ),
     task_series.TASK: (
         forecasting,
