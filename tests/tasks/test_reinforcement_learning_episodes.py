@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from types import SimpleNamespace
 
@@ -23,11 +24,13 @@ from tunewright.loading.policies import with_facts
 from tunewright.measure import environments, episodes
 from tunewright.measure.metrics import METRICS
 from tunewright.measure.target import difference, evaluate, summary
+from tunewright.paired.sides import asked, task_named
 from tunewright.planning.check import check_recipe
 from tunewright.recipe import Recipe
 from tunewright.report.schema import Report
 from tunewright.runs.assemble import assemble
 from tunewright.runs.run import resume, run
+from tunewright.weights._forward import tried
 
 PLACE = {
     "id": "CartPole-v1",
@@ -159,15 +162,28 @@ def test_a_normalised_score_lies_between_chance_and_an_expert():
     assert difference(plain, plain, "return").value == 0
 
 
+class Loud(torch.nn.Module):
+    """Says 50 at each step, and notes the largest action that it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = policy(numbers=True, state_dim=3, act_dim=1, max_ep_len=200).config
+        self.weight, self.shown = torch.nn.Parameter(torch.zeros(1)), 0.0
+
+    def forward(self, states, actions, **inputs):
+        self.shown = max(self.shown, float(actions.max()))
+        hidden = torch.zeros(len(states), 3 * states.shape[1], 1)
+        return SimpleNamespace(action_preds=torch.full_like(actions, 50.0), last_hidden_state=hidden)
+
+
 def test_actions_that_are_numbers_are_cut_to_what_the_environment_takes():
-    model = policy(numbers=True, state_dim=3, act_dim=1, max_ep_len=200)
+    model = Loud()
     place = {**PLACE, "id": "Pendulum-v1", "episodes": 2, "arguments": {"max_episode_steps": 5}}
-    with torch.no_grad():
-        model.predict_action[0].bias.fill_(50.0)
     found = episodes.play(model, episodes.rows_of(place, "p"), RETURN)
     env = gymnasium.make("Pendulum-v1", max_episode_steps=5)
     env.reset(seed=5)
     assert found[0].score == pytest.approx(sum(float(env.step(np.array([2.0], np.float32))[1]) for _ in range(5)))
+    assert model.shown == 2.0  # what was done, not what was said
     environments.check(place, model.config)
 
 
@@ -361,6 +377,16 @@ def test_a_run_plays_before_and_after_resumes_and_goes_out(methods, folder):
     rows = assemble(recipe(folder, model="./model")).eval.rows
     mean = summary(evaluate(told, None, TASK, list(rows), "action_accuracy"), "action_accuracy").value
     assert mean == pytest.approx(target.others[2].after.value)
+
+
+def test_a_policys_folder_says_its_task_and_is_tried_after_a_merge(folder):
+    assert task_named([asked(str(folder / "base"))], None) == TASK.name
+    assert tried(folder / "base") == {"wrong": None, "notes": []}
+    broken = load(str(folder / "base"), TASK).model
+    with torch.no_grad():
+        broken.encoder.h[0].attn.c_attn.weight.fill_(math.inf)
+    broken.save_pretrained(folder / "broken")
+    assert "not finite" in tried(folder / "broken")["wrong"]
 
 
 def test_a_run_of_numbers_without_an_environment_is_read(folder):

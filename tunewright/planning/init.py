@@ -48,8 +48,11 @@ _TASK_OF = {
 }
 """The task that a row shape is for; the others are for text-generation."""
 
-_ALSO = {"positive-pair": "; text-ranking reads them too"}
-"""Other tasks that read rows of a shape."""
+_ALSO = {
+    "positive-pair": "; text-ranking reads them too",
+    TRAJECTORY: "; measurement: {environment: ID} plays in one of gymnasium's",
+}
+"""What else rows of a shape are read by, or asked about."""
 _SHOWN = ("image-text", "image-label")
 """Shapes of pictures that a model of pictures in texts reads too: by what is asked of it (data.template)."""
 _ASKED = "What is in the picture?"
