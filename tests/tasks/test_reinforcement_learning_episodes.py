@@ -121,10 +121,10 @@ def listened(seed, asked):
 
 def test_what_is_asked_for_is_asked_for_less_what_was_got():
     found = {}
-    for asked in (100.0, 20.0):
-        rows = episodes.rows_of({**PLACE, "target_return": asked}, "c")
-        found[asked] = [r.score for r in episodes.play(Listening(), rows, RETURN)]
-        assert found[asked] == [listened(seed, asked) for seed in (5, 6, 7, 8)]
+    for target in (100.0, 20.0):
+        rows = episodes.rows_of({**PLACE, "target_return": target}, "c")
+        found[target] = [r.score for r in episodes.play(Listening(), rows, RETURN)]
+        assert found[target] == [listened(seed, target) for seed in (5, 6, 7, 8)]
     assert found[100.0] != found[20.0]
 
 
