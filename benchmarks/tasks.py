@@ -35,6 +35,7 @@ import tunewright
 from benchmarks import (
     task_boxes,
     task_drawing,
+    task_episodes,
     task_pictures,
     task_regions,
     task_seeing,
@@ -43,6 +44,8 @@ from benchmarks import (
     task_views,
 )
 from tunewright.finished.export import export
+from tunewright.measure.metrics import get_metric
+from tunewright.report import words
 from tunewright.report.schema import Report
 
 FIGURES = Path(__file__).parents[1] / "docs" / "task-runs.json"
@@ -345,6 +348,14 @@ def forecasting(data: Path, out: Path) -> Path:
     return finished(task_series.second(str(base), loads, oil), out / task_series.TASK)
 
 
+def policies(data: Path, out: Path) -> Path:
+    made = task_episodes.files(out / "rows")
+    first, base = finished(task_episodes.first(made), out / "carts"), out / "policy"
+    if not base.exists():
+        export(first, base, quiet=True)
+    return finished(task_episodes.second(str(base), made), out / task_episodes.TASK)
+
+
 def boxes(data: Path, out: Path) -> Path:
     return finished(task_boxes.recipe(data, out, TRAIN), out / "object-detection")
 
@@ -428,6 +439,11 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         "digits 5 to 9 (MNIST, 300 of each, 16 x 16) named in words, by a tiny latent UNet made from nothing on 0 "
         "to 4, LoRA on every layer; 10 DDIM steps a picture",
     ),
+    task_episodes.TASK: (
+        policies,
+        "a decision transformer that has learnt CartPole from scripts' episodes, and now 24 episodes of a cart that is "
+        "pushed the other way, `lora`",
+    ),
     task_series.TASK: (
         forecasting,
         "the oil temperature of a transformer (ETTh1, hourly, a day ahead from four, the last fifth held out), a tiny "
@@ -447,6 +463,10 @@ def figures(folder: Path, what: str) -> dict[str, Any]:
     assert target is not None and drift is not None
     ends = {n: [i.value, i.low, i.high] for n in ("before", "after", "difference") if (i := getattr(target, n))}
     beside = {o.metric: [o.before.value, o.after.value] for o in target.others if not o.name and o.before and o.after}
+    parts = {o.name: o.after.value for o in target.others if o.after and o.name}
+    if get_metric(target.metric).kind == "played":  # what is named there is another place, or other rows
+        named = (o for o in target.others if o.name and o.before and o.after)
+        beside, parts = beside | {words.subject(o): [o.before.value, o.after.value] for o in named}, {}
     kept = {k.name: [k.before.value, k.after.value] for k in report.kept if k.before and k.after}
     return {
         "what": what,
@@ -454,7 +474,7 @@ def figures(folder: Path, what: str) -> dict[str, Any]:
         "n": target.n,
         **ends,
         "probe": target.linear_probe.before.value if target.linear_probe and target.linear_probe.before else None,
-        "parts": {o.name: o.after.value for o in target.others if o.after and o.name},
+        "parts": parts,
         "beside": beside,
         **({"baselines": naive} if (naive := {b.name: b.before.value for b in target.baselines if b.before}) else {}),
         "kept": kept,

@@ -369,6 +369,7 @@ def test_every_field_of_data_has_a_case() -> None:
     staged = {"truncation", "labels", "select", "synthesize", "bad_rows", "shuffle_buffer"}
     staged |= {"problem_type"}  # tests/tasks/test_problem_types.py
     staged |= {"series"}  # tests/tasks/test_time_series_forecasting.py
+    staged |= {"trajectories"}  # tests/tasks/test_reinforcement_learning_episodes.py
     staged |= {"masks"}  # tests/tasks/test_image_segmentation.py
     staged |= {"boxes"}  # tests/tasks/test_object_detection.py
     staged |= {"views"}  # tests/tasks/test_image_feature_extraction.py

@@ -22,6 +22,9 @@ THERE = ['[["a", [0, 0, 10, 10]]]', '[["b", [0, 0, 10, 10]], ["a", [20, 0, 30, 1
 FORECAST = [forecast(("y",), np.array([[a], [a + 1]]), np.ones(1)) for a in (-2.0, 0.0, 3.5)]
 RIGHT = [right(("y",), np.array([[a], [np.nan]]), np.full(1, s), np.ones(1)) for a, s in ((-1.0, 1.0), (2.0, 4.0))]
 FEATURES = ["[0.5, 1.0, -2.0]", "[0.25, 3.0, 1.0]", "[-1.0, 0.0, 0.0]", "[2.0, 2.0, 2.5]"]
+CHOSEN, NUMBERS = ["[0, 1, 1]", "[1, 1, 0]", "[1, 1, 1]"], ["[[0.5, -1.0]]", "[[0.0, 2.0]]"]
+PLAYED = ['{"return": -3.0, "steps": 3}', '{"return": 20.5, "steps": 9}']
+ENDS = ['{"random": -5.0, "expert": 30.0}']
 LABELS = ("a", "b", "c", "d")
 shares = st.floats(0, 1, allow_subnormal=False)
 numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
@@ -53,6 +56,10 @@ def answered(draw, metric: str):
         said = wanted = FEATURES
     elif "image-segmentation" in m.tasks:
         said = wanted = REGIONS
+    elif m.kind == "played":
+        said, wanted = PLAYED, ENDS
+    elif "reinforcement-learning" in m.tasks:
+        said, wanted = (CHOSEN, CHOSEN) if m.higher_is_better else (NUMBERS, NUMBERS)
     elif "object-detection" in m.tasks:
         said, wanted = BOXES, THERE
     scores = draw(st.lists(one, min_size=n, max_size=n))

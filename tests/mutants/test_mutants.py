@@ -37,6 +37,8 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     *("denoiser", "denoising", "pipelines", "frechet-distance"),
     *("object-detection", "average-precision", "files-of-boxes"),
     *("image-segmentation", "mask-folders", "series-windows", "series-validation", "series-errors"),
+    *("episodes", "policies", "steps-of-episodes", "episode-windows", "environments", "errors-of-actions"),
+    *("facts-of-policies", "heads-of-runs"),
 }
 """What has lines and is no entry of the catalogue."""
 

@@ -184,6 +184,7 @@ def test_tasks_are_found_by_name():
             "multiple-choice",
             "object-detection",
             "question-answering",
+            "reinforcement-learning",
             "reward-modeling",
         ),
         "sentence-similarity",

@@ -291,8 +291,8 @@ def test_a_series_without_a_scale_counts_nothing_in_mase():
 
 
 def test_drift_is_how_far_forecasts_moved():
-    base = Features(torch.zeros(3, 4), told=MOVED)
-    tuned = Features(torch.tensor([[0.0] * 4, [1.0] * 4, [2.0, 0, 0, 0]]), told=MOVED)
+    base = Features(torch.zeros(3, 4), foretold=MOVED)
+    tuned = Features(torch.tensor([[0.0] * 4, [1.0] * 4, [2.0, 0, 0, 0]]), foretold=MOVED)
     drift = feature_drift(base, tuned)
     assert drift.values == [0.0, 1.0, 1.0] and drift.measure == "forecast"
 

@@ -28,7 +28,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.arguments import reads_two_texts
 from tunewright.models.surgery import Surgery
 from tunewright.tasks import as_problem, get_task, own_names
-from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING
+from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, PLAYING
 
 _HEAD = """\
 <!-- Made by `python -m tunewright.commands.docs` from the tasks: change their files, not this one. -->
@@ -116,6 +116,11 @@ def _drift(task: Task) -> str:
         return "how far forecasts of kept series, else of the evaluated ones, moved, in standard deviations"
     if task.draws:
         return "mean square of the changes of what is predicted of noised pictures, kept ones, else the evaluated"
+    if task.is_a(PLAYING):
+        return (
+            "divergence at the actions of kept episodes, else of the evaluated ones; of actions that are numbers how "
+            "far they moved, in standard deviations"
+        )
     if task.is_a(DETECTION):
         where = "of the model's proposals, or, where the head is new or they come from the picture, how far the base's"
         return f"divergence of the classes {where} features align no more"

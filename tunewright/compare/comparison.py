@@ -92,7 +92,7 @@ def compare(
     compare_arms.check_stages(recipe, arms, race=race)
     if race:
         check_race(seeds)
-    if recipe.data.eval is None:
+    if not recipe.judged:
         raise RecipeError(
             "there are no rows to compare on",
             where="data.eval",

@@ -9,10 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.conformance import bench, task_boxes, task_drawing, task_regions, task_seeing, task_series, task_sounds
+from tunewright.conformance import (
+    bench,
+    task_boxes,
+    task_drawing,
+    task_episodes,
+    task_regions,
+    task_seeing,
+    task_series,
+    task_sounds,
+)
 from tunewright.conformance.task_case import TaskExample
 from tunewright.errors import MethodError
-from tunewright.tasks._parts import FEATURES, FORECASTING, TO_IMAGE, UNCONDITIONAL
+from tunewright.tasks._parts import FEATURES, FORECASTING, PLAYING, TO_IMAGE, UNCONDITIONAL
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<mask>", "<cls>", "<sep>", "<unk>")
 WARM, COLD = ("red", "orange", "amber"), ("blue", "green", "teal")
@@ -407,6 +416,7 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     UNCONDITIONAL: task_drawing.unconditional_image_generation,
     TO_IMAGE: task_drawing.text_to_image,
     FORECASTING: task_series.time_series_forecasting,
+    PLAYING: task_episodes.reinforcement_learning,
     "token-classification": _token_classification,
     "zero-shot-image-classification": _zero_shot_image_classification,
 }

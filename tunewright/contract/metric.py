@@ -49,7 +49,8 @@ class Metric:
 
     Kinds: "generated" compares text that the model writes; "teacher-forced" reads the targets; "classified" takes the
     likeliest class of a row; "paired" holds a preferred answer against the other; "predicted" compares what the task's
-    own `predict` says of a row; "ranked" reads where a query's right texts stand among all (`Task.rank`). `tasks`:
+    own `predict` says of a row; "ranked" reads where a query's right texts stand among all (`Task.rank`); "played" rows
+    are episodes of an environment, of which `compare` reads what was got, and what chance and an expert get. `tasks`:
     names of the tasks whose rows it can read, and with them every task of their `kind`; (): all that its kind of
     reading allows.
 
@@ -68,7 +69,7 @@ class Metric:
     of the same kind, which are shown beside it; `library`: the module that it counts with, of the extra "metrics".
     """
 
-    kind: Literal["generated", "teacher-forced", "classified", "paired", "predicted", "ranked"]
+    kind: Literal["generated", "teacher-forced", "classified", "paired", "predicted", "ranked", "played"]
     higher_is_better: bool = True
     proportion: bool = False
     compare: Callable[[str, str], float] | None = None
@@ -106,5 +107,6 @@ OWN = (
     *("wer", "wer_english", "wer_exact", "cer"),
     "frechet_distance",
     *("mase", "smape", "wql", "scaled_mse", "scaled_mae"),
+    *("action_accuracy", "action_mae", "return", "normalized_score"),
 )
 """Names of Tunewright's own metrics, which `measure.target` defines."""

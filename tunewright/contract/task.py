@@ -32,7 +32,8 @@ class EncodeOptions:
     turn for rows that have none. `chat`: whether prompts go through the chat template; None: when the tokenizer has
     one. `labels`: class names in the order of their ids. `image`: size, mean, std and how to resize, see
     `tasks.image_classification.image_options`. `audio`: rate, longest recording and feature extractor, see
-    `tasks._features.audio_options`. `series`: what windows of time series are, see `tasks._series.series_options`.
+    `tasks._features.audio_options`. `series`: what windows of time series are, see `tasks._series`.
+    `trajectories`: what windows of episodes are, see `tasks._policies.options`.
     """
 
     max_length: int = 1024
@@ -44,12 +45,14 @@ class EncodeOptions:
     image: dict[str, Any] | None = None
     audio: dict[str, Any] | None = None
     series: dict[str, Any] | None = None
+    trajectories: dict[str, Any] | None = None
     kept: bool = False
 
     def key(self) -> str:
         """A text that is equal exactly for equal options."""
         values = asdict(self)
-        return json.dumps({k: v for k, v in values.items() if k != "series" or v is not None}, sort_keys=True)
+        later = ("series", "trajectories")
+        return json.dumps({k: v for k, v in values.items() if k not in later or v is not None}, sort_keys=True)
 
 
 class Task:

@@ -12,6 +12,7 @@ from tunewright.contract.record_change import RecordChange
 from tunewright.contract.records import Problem, Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import store
+from tunewright.data.episode_windows import of_episodes
 from tunewright.data.facts import LONG, UNTRAINED, Looking
 from tunewright.data.read import TABLE, Read
 from tunewright.data.series_windows import of_series
@@ -89,7 +90,11 @@ def encode_all(
     limit = min(options.max_length, getattr(tokenizer, "model_max_length", None) or options.max_length)
     looking, counts, bad = Looking(task, tokenizer), Counter[str](), list[Problem]()
     with patient_collector():
-        records = of_series(read, options.series) if options.series is not None else read.records
+        records = read.records
+        if options.series is not None:
+            records = of_series(read, options.series)
+        elif options.trajectories is not None:
+            records = of_episodes(read, options.trajectories)
         for window in windows(records, RECORDINGS if task.reads_audio else None):
             _refuse_recordings(window, task)
             counts["read"] += len(window)

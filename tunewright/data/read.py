@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from tunewright.data.places import Place, SourceLike, locate
 from tunewright.data.raw import Bad, Mark
 from tunewright.data.remote import Remote, passing
 from tunewright.data.series import series_in
-from tunewright.data.shapes import SHAPELESS, canonical
+from tunewright.data.shapes import SHAPELESS, canonical, recognise, rename
+from tunewright.data.steps import episodes_in
 from tunewright.data.where import drawn, meant, wanted
 from tunewright.errors import DataError
-from tunewright.tasks._parts import SERIES
+from tunewright.tasks._parts import SERIES, STEPS
 
 __all__ = ["Place", "Record", "SourceLike", "locate", "read_all", "read_source"]
 
@@ -100,10 +101,13 @@ def _read(
                 last[0] = row[2]
             yield row
 
-    whole = source.format == SERIES
-    found = (
-        series_in(rows(), place, source, problems, remarks) if whole else records_in(rows(), place, source, problems)
-    )
+    given = rows()
+    if source.format == SERIES:
+        found = series_in(given, place, source, problems, remarks)
+    else:
+        first = list(islice(given, 1))
+        gathers = any(_is_step(row, source) for _, _, row, _ in first)
+        found = (episodes_in if gathers else records_in)(chain(first, given), place, source, problems)
     for used, record in enumerate(found, 1):  # noqa: B007
         yield record
     if not count:
@@ -114,6 +118,16 @@ def _read(
         raise DataError(
             f"none of {count} rows has {each}", where=place.name, remedy="write values that rows have in `where`"
         )
+
+
+def _is_step(row: Mapping[str, Any] | Bad, source: SourceLike) -> bool:
+    """Whether rows are the steps of episodes, by one of them or by what the source says."""
+    if source.format is not None or isinstance(row, Bad):
+        return source.format == STEPS
+    try:
+        return recognise(rename(row, source.columns)).name == STEPS
+    except RowProblem:
+        return False
 
 
 def limited(place: Place, source: SourceLike, remarks: list[str] | None = None) -> Iterator[Raw]:

@@ -22,7 +22,7 @@ from tunewright.data.sharegpt import turns_of
 from tunewright.data.task_file import TASK_SHAPES
 from tunewright.errors import MethodError, did_you_mean, nearest
 from tunewright.machine import installed
-from tunewright.tasks._parts import FEATURES, FORECASTING, SERIES, TO_IMAGE, UNCONDITIONAL
+from tunewright.tasks._parts import FEATURES, FORECASTING, PLAYING, SERIES, STEPS, TO_IMAGE, TRAJECTORY, UNCONDITIONAL
 
 Row = dict[str, Any]
 
@@ -111,6 +111,15 @@ def _as_series(row: Row) -> Row:
     return gluonts.canonical(dict(row))
 
 
+def _as_trajectory(name: str) -> Callable[[Row], Row]:
+    def canonical(row: Row) -> Row:
+        from tunewright.data import trajectories  # reading a recipe needs no numpy
+
+        return {TRAJECTORY: trajectories.trajectory_of({**row, "observations": row[name]})}
+
+    return canonical
+
+
 _SEEN = ("images", "image")
 """Columns of pictures beside texts."""
 
@@ -157,6 +166,8 @@ SHAPES = (
     Shape("judged-passage", ("query", "passage", "label"), as_it_is),
     Shape("scored-pair", ("sentence1", "sentence2", "score"), as_it_is),
     Shape(SERIES, ("start", "target"), _as_series),
+    *(Shape(TRAJECTORY, (name, "actions", "rewards"), _as_trajectory(name)) for name in ("observations", "states")),
+    Shape(STEPS, ("episode", "observation", "action", "reward"), as_it_is),
 )
 """In the order in which they are tried: the first whose columns are all there."""
 SHAPELESS = "row"
@@ -183,6 +194,7 @@ _OF_TASK: dict[str, tuple[str, ...]] = {
     "text-ranking": ("judged-passage", "positive-pair"),
     "text2text-generation": ("prompt-completion", "chat"),
     FORECASTING: (SERIES,),
+    PLAYING: (TRAJECTORY, STEPS),
     "token-classification": ("tagged",),
     UNCONDITIONAL: ("image",),
     TO_IMAGE: ("image-text", "image-label"),

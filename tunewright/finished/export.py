@@ -30,6 +30,7 @@ from tunewright.report.schema import Report
 from tunewright.runs import intact
 from tunewright.tasks._features import features
 from tunewright.tasks._forecasters import walks
+from tunewright.tasks._policies import steps_at_random
 from tunewright.tasks.image_text_to_text import ImageTextToText
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.35}
@@ -157,14 +158,17 @@ def logits_of(model: Any, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
 
 def check_inputs(run: Finished) -> Tensor | dict[str, Tensor]:
     """Token ids [4, 32] (pixels [2, C, H, W] for pictures, features of half a second of noise for recordings, all
-    inputs of two rows for pictures in texts, walks at random for series) on which logits are compared: spread over the
-    vocabulary, the same each time.
+    inputs of two rows for pictures in texts, walks at random for series, steps at random for policies) on which logits
+    are compared: spread over the vocabulary, the same each time.
     """
     if isinstance(run.task, ImageTextToText):
         return seeing.check_inputs(run)
     draw = torch.Generator().manual_seed(0)
     if (series := run.options.series) is not None:
         return {n: x.to(run.loaded.dtype) for n, x in walks(run.loaded.model.config, series, draw).items()}
+    if run.options.trajectories is not None:
+        found = steps_at_random(run.loaded.model.config, draw)
+        return {n: x.to(run.loaded.dtype) if x.is_floating_point() else x for n, x in found.items()}
     if (audio := run.options.audio) is not None:
         sounds = torch.randn(2, audio["rate"] // 2, generator=draw).mul_(0.1).numpy()
         return features(list(sounds), audio["extractor"])[run.loaded.model.main_input_name]  # type: ignore[index]

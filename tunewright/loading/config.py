@@ -13,7 +13,7 @@ from tunewright.loading.quantised import refuse_quantised
 from tunewright.loading.quiet import quiet
 from tunewright.tasks import _detectors, _embedded
 from tunewright.tasks._forecasters import refuse
-from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING
+from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, PLAYING
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -125,6 +125,6 @@ def _serves(config: Any, task: Task, folder: Path) -> None:
 
 def _makes_vectors(task: Task, *, encoder_of_texts: bool, sees: bool) -> bool:
     """Whether a model may do a task as far as vectors go: those of texts, or those of pictures."""
-    if task.auto_class != "AutoModel":
+    if task.auto_class != "AutoModel" or task.is_a(PLAYING):
         return True
     return sees if task.is_a(FEATURES) else encoder_of_texts

@@ -28,7 +28,7 @@ from tunewright.loading.new_tokenizer import UNBOUNDED
 from tunewright.loading.quiet import quiet
 from tunewright.models.generators import seeded
 from tunewright.recipe.models import TRAIN, ModelSpec
-from tunewright.tasks._parts import FORECASTING
+from tunewright.tasks._parts import FORECASTING, PLAYING
 from tunewright.tasks._pictures import sees_alone
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def write_weights(folder: Path, task: Task, seed: int) -> None:
 
 def reads_text(task: Task) -> bool:
     """Whether a task's models have a tokenizer."""
-    return not sees_alone(task) and not task.is_a(FORECASTING)
+    return not sees_alone(task) and not task.is_a(FORECASTING) and not task.is_a(PLAYING)
 
 
 def has_weights(folder: Path) -> bool:

@@ -142,6 +142,7 @@ def _load(
     tokenizer, processor = readers(located, task, config)
     if pools_texts(task):
         located.notes += note_pooling(config, located.folder)
+    model: Any
     if task.draws:
         model = pipelines.build(located, config, dtype, weights=weights, streams=streams)
     elif streams and weights:

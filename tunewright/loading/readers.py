@@ -15,7 +15,7 @@ from tunewright.loading.pipelines import tokenizer_of
 from tunewright.loading.quiet import quiet
 from tunewright.loading.sentence_modules import longest as sentence_length
 from tunewright.loading.sentence_modules import pools_texts
-from tunewright.tasks._parts import FORECASTING
+from tunewright.tasks._parts import FORECASTING, PLAYING
 from tunewright.tasks._pictures import sees_alone
 from tunewright.tasks._render import dated
 
@@ -33,7 +33,7 @@ def readers(located: Located, task: Task, config: Any = None) -> tuple[Any, Any]
         extractor = _extractor(located) if task.reads_audio else None
         if task.reads_audio and not task.generates:
             return None, extractor
-        if task.is_a(FORECASTING):
+        if task.is_a(FORECASTING) or task.is_a(PLAYING):
             return None, None
         if task.draws:
             return tokenizer_of(located, config), None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,16 @@ from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.intervals import SHARE, Interval, bootstrap_mean, bootstrap_statistic
 from tunewright.models.shards import whole
 from tunewright.tasks._dense import spread
-from tunewright.tasks._parts import FORECASTING
+from tunewright.tasks._parts import PLAYING
+from tunewright.tasks._policies import gives_values, moved, whole_window
 
-MOVED = "change of forecasts"
+MOVED, ACTED = "change of forecasts", "change of actions"
 DENOISED = "squared change of what is predicted of noise"
+_MEASURES: dict[str, Literal["forecast", "action", "denoising"]] = {
+    MOVED: "forecast",
+    ACTED: "action",
+    DENOISED: "denoising",
+}
 _CHUNK = 256  # places whose [., V] distributions are held at once
 
 
@@ -43,11 +49,9 @@ class Drift:
     values: list[float] = field(default_factory=list)
 
     @property
-    def measure(self) -> Literal["kl", "1-cka", "forecast", "denoising"]:
+    def measure(self) -> Literal["kl", "1-cka", "forecast", "action", "denoising"]:
         """What a report calls it."""
-        if self.name == DENOISED:
-            return "denoising"
-        return "forecast" if self.name == MOVED else "1-cka" if "CKA" in self.name else "kl"
+        return _MEASURES.get(self.name, "1-cka" if "CKA" in self.name else "kl")
 
 
 def sequence_rows(sequences: Sequence[Sequence[int]], prefix: int | Sequence[int]) -> list[Row]:
@@ -279,44 +283,58 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
 @dataclass
 class Features:
     """What a classifier's or encoder's head reads: `values` [R, D] pooled, one per row; `weight` [C, D] and `bias` of
-    the base's own head, None for a model that has none (or only one made afresh for this task). Of a forecaster the
-    `values` are the forecasts themselves, in standard deviations of their channels, of a denoiser what it predicts of
-    noised pictures; `told` is then what their change is called ("": they are features)."""
+    the base's own head, None for a model that has none (or only one made afresh for this task). Of a model that gives
+    values (`foretold`: what their change is called, "" of features) the `values` are these themselves: forecasts and
+    actions in standard deviations of their channels, or what is predicted of noised pictures."""
 
     values: Tensor
     weight: Tensor | None = None
     bias: Tensor | None = None
-    told: str = ""
+    foretold: str = ""
 
     def of_rows(self, rows: Sequence[int]) -> Features:
         """Those of some rows, in that order."""
         return replace(self, values=self.values[list(rows)])
 
 
-def change_of(task: Task) -> str:
-    """What a change of a task's outputs themselves is called; "" where drift is told of features."""
-    return MOVED if task.is_a(FORECASTING) else DENOISED if task.draws else ""
-
-
 def take_features(
     model: nn.Module, task: Task, rows: Sequence[Row], *, head: nn.Linear | None = None, batch_tokens: int = 2048
 ) -> Features:
-    """Pooled features of rows in their order, of a forecaster its forecasts, of a denoiser its predictions. `head`: the
-    base's own trained head, copied, if it has one.
+    """Pooled features of rows in their order, of a model that gives values these themselves. `head`: the base's own
+    trained head, copied, if it has one.
     """
-    told = change_of(task)
+    foretold = foretold_by(task, model.config)
     by_row: dict[int, Tensor] = {}
     with measuring(model):
         for some in batches_by_length([r.size for r in rows], batch_tokens, 64):
-            out = task.forward(model, task.collate([rows[i] for i in some]).to(device_of(model)))
-            read = out.logits if told else out.features
+            batch = task.collate([rows[i] for i in some]).to(device_of(model))
+            out = task.forward(model, batch)
+            read = out.logits if foretold else out.features
+            if foretold == ACTED:
+                read = moved(out.raw.actions, batch.fields["mask"], batch.fields["std"])
             if read is None:
                 raise ModelError(f"{task.name} gives no features", remedy="measure drift by KL for this task")
             by_row.update(zip(some, read.float().flatten(1).clone(), strict=True))
+    if foretold == ACTED:  # windows of all lengths as one that is whole: what is not there did not move
+        by_row = {i: _as_wide(x, whole_window(model.config)) for i, x in by_row.items()}
     values = torch.stack([by_row[i] for i in range(len(rows))])
     if head is None:
-        return Features(values, told=told)
+        return Features(values, foretold=foretold)
     return Features(values, head.weight.detach().clone(), None if head.bias is None else head.bias.detach().clone())
+
+
+def foretold_by(task: Task, config: Any) -> str:
+    """What the change of a model's values is called, where it gives values and no distributions; "" elsewhere."""
+    if task.draws:
+        return DENOISED
+    if not gives_values(task, config):
+        return ""
+    return ACTED if task.is_a(PLAYING) else MOVED
+
+
+def _as_wide(values: Tensor, wide: int) -> Tensor:
+    """A row's values with zeros behind them, so that the mean of their squares stays what it is."""
+    return F.pad(values, (0, wide - len(values))) * math.sqrt(wide / len(values))
 
 
 def _unaligned(a: Tensor, b: Tensor) -> float:
@@ -332,15 +350,16 @@ def _unaligned(a: Tensor, b: Tensor) -> float:
 def feature_drift(base: Features, tuned: Features, *, seed: int = 0) -> Drift | None:
     """KL a row through the base's own head applied to both; without a head, or where the tuned model's features are of
     another width, 1 - linear CKA, under that name. None where
-    the base's features tell no two rows apart: they have no alignment. Of forecasts the root mean square of their
-    changes, a row, in standard deviations of their channels; of what is predicted of noise the mean square.
+    the base's features tell no two rows apart: they have no alignment. Of values (forecasts, actions that are numbers)
+    the root mean square of their changes, a row, in standard deviations of their channels; of what is predicted of
+    noise the mean square.
 
     CKA's interval resamples rows, and takes off what the repeats shift (repeated rows align better).
     """
-    if base.told:
+    if base.foretold:
         squares = (tuned.values.double() - base.values.double()).square().mean(1)
-        changes = (squares.sqrt() if base.told == MOVED else squares).tolist()
-        return Drift(base.told, bootstrap_mean(changes, unit="row", seed=seed), changes)
+        changes = (squares if base.foretold == DENOISED else squares.sqrt()).tolist()
+        return Drift(base.foretold, bootstrap_mean(changes, unit="row", seed=seed), changes)
     if base.weight is not None and base.values.shape[1] == tuned.values.shape[1]:
         a, b = (
             torch.log_softmax(

@@ -16,7 +16,7 @@ from tunewright.errors import DataError, RecipeError, did_you_mean
 from tunewright.measure._kv import batches_by_length
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.intervals import Interval, bootstrap_mean, paired_difference
-from tunewright.tasks._parts import DETECTION, FORECASTING
+from tunewright.tasks._parts import DETECTION, FORECASTING, PLAYING
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def losses_by_document(
                 continue
             batch = batch.to(device_of(model))
             outputs = task.forward(model, batch)
-            lossy = task.draws or task.is_a(FORECASTING) or task.is_a(DETECTION)
+            lossy = task.draws or any(task.is_a(name) for name in (FORECASTING, DETECTION, PLAYING))
             values = -task.loss(outputs, batch).value if lossy else outputs.log_probs()
             log_probs, batch = values.double().cpu(), batch.to("cpu")
             owner = torch.tensor([pieces[k][0] for k in some])[batch.rows]

@@ -17,9 +17,11 @@ from tunewright.contract.task import Task
 from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_you_mean
 from tunewright.machine import installed
 from tunewright.measure import boxes, numeric, overlap, ranked, regions, returned, several, spans, speech, squad, text
+from tunewright.measure.actions import ACTIONS
+from tunewright.measure.episodes import EPISODES
 from tunewright.measure.forecasts import FORECASTS
 from tunewright.measure.frechet import PICTURES
-from tunewright.tasks._parts import CLASSED, DETECTION, FEATURES, PICTURE
+from tunewright.tasks._parts import CLASSED, DETECTION, FEATURES, PICTURE, PLAYING
 
 
 def _nats(outputs: Outputs, batch: Batch) -> Tensor:
@@ -124,6 +126,8 @@ METRICS: dict[str, Metric] = {
     "cer": _errors(speech.character_errors(speech.basic)),
     **FORECASTS,
     **PICTURES,
+    **ACTIONS,
+    **EPISODES,
 }
 """The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
@@ -138,7 +142,8 @@ and the scores of pairs).
 `sacrebleu`, `chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see `measure.overlap`.
 `wer`, `cer` and their kind: errors over words (characters), see `measure.speech`. `mase`, `smape`, `wql`,
 `scaled_mse`, `scaled_mae`: errors of forecasts, see `measure.forecasts`. `frechet_distance`: of drawn pictures, see
-`measure.frechet`."""
+`measure.frechet`. `action_accuracy`, `action_mae`: of recorded actions, see `measure.actions`; `return`,
+`normalized_score`: of episodes that are played, see `measure.episodes`."""
 
 
 def metric_names() -> list[str]:
@@ -230,7 +235,15 @@ def check_rows(name: str, task: Task, rows: Sequence[Row]) -> None:
     """RecipeError where a metric cannot read the kind of some row of a task that has several, or where all scores of
     pairs are the same.
     """
-    reads = get_metric(name).reads if task.ranks else ()
+    m = get_metric(name)
+    if task.is_a(PLAYING) and m.kind != "played" and m.reads and any(r.fields["kind"] not in m.reads for r in rows):
+        other = next(n for n, metric in ACTIONS.items() if metric.reads != m.reads)
+        raise RecipeError(
+            f"'{name}' reads {m.reads[0]} actions, and those of the rows are {rows[0].fields['kind']}",
+            where="measurement.metric",
+            remedy=f"write metric: {other}",
+        )
+    reads = m.reads if task.ranks else ()
     bad = next((r for r in rows if r.fields.get("kind") not in reads), None) if reads else None
     if bad is not None:
         kind = bad.fields.get("kind")

@@ -2,8 +2,9 @@
 
 Generated metrics ask the model and compare texts; teacher-forced ones read the answer; classified ones take the
 likeliest class; paired ones hold a preferred answer against the other; predicted ones compare what the task says of a
-row; ranked ones read where a query's right texts stand (`measure.ranked`). Other packages add theirs by the entry-point
-group "tunewright.metrics". Every function keeps one RowResult a row, since paired tests and the reader need them.
+row; ranked ones read where a query's right texts stand (`measure.ranked`); played ones tell what episodes give
+(`measure.episodes`). Other packages add theirs by the entry-point group "tunewright.metrics". Every function keeps one
+RowResult a row, since paired tests and the reader need them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tunewright.contract.metric import Metric
 from tunewright.contract.pairs import Pair, paired
 from tunewright.contract.task import Task
 from tunewright.errors import RecipeError
-from tunewright.measure import _kv, ranked, text
+from tunewright.measure import _kv, episodes, ranked, text
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.among import among
 from tunewright.measure.choose import choice_results, choose_after, distinct_labels, label_tokens, likelihood_choice
@@ -110,6 +111,8 @@ def evaluate(
             rows=rows,
         )
         return _compared(tokenizer, rows, answers, m)
+    if m.kind == "played":
+        return episodes.play(model, rows, m)
     check_rows(metric, task, rows)
     if m.kind == "ranked":
         return ranked.rankings(model, task, rows, m, batch_tokens)
@@ -170,7 +173,7 @@ def answers_and_choices(
 
 def bounds_of(metric: Metric, scores: Sequence[float]) -> Bounds | None:
     """0 to 1 for scores that are shares: those of proportions, and other rates where none lies beyond."""
-    shares = metric.proportion or metric.is_rate and all(0 <= s <= 1 for s in scores)
+    shares = metric.proportion or metric.is_rate and metric.kind != "played" and all(0 <= s <= 1 for s in scores)
     return SHARE if shares else None
 
 

@@ -62,14 +62,18 @@ def text_beside(model: nn.Module) -> Tensor:
 
 def said_in(out: Any) -> Tensor:
     """The logits of a forward's output; of a model that finds spans, those of their starts and ends, side by side; of
-    a model of two towers, those of each picture over the texts; of one that forecasts, its forecasts, or the parameters
-    of their distributions side by side; of a model without a head, its last states.
+    a model of two towers, those of each picture over the texts; of a policy, what it says of actions; of one that
+    forecasts, its forecasts, or the parameters of their distributions side by side; of a model without a head, its last
+    states.
     """
     if (told := getattr(out, "prediction_outputs", None)) is not None:
         return told if isinstance(told, Tensor) else torch.stack(tuple(told), -1)
     if getattr(out, "full_predictions", None) is not None:
         quantiles: Tensor = out.full_predictions
         return quantiles
+    if getattr(out, "action_preds", None) is not None:
+        actions: Tensor = out.action_preds
+        return actions
     if hasattr(out, "start_logits"):
         return torch.stack([out.start_logits, out.end_logits], -1)
     if getattr(out, "logits_per_image", None) is not None:

@@ -18,6 +18,7 @@ from tunewright.measure.drift import (
     Features,
     Reference,
     feature_drift,
+    foretold_by,
     kl_drift,
     sequence_rows,
     take_features,
@@ -31,7 +32,6 @@ from tunewright.measure.target import answers_and_choices, evaluate, get_metric,
 from tunewright.paired.sides import Opened
 from tunewright.recipe import Source
 from tunewright.runs.sources import kept_options
-from tunewright.tasks._parts import FORECASTING
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def origin(side: Opened, wanted: Wanted, seen: Read) -> Origin | None:
         on, rows = "the rows", seen.asked[:512]
     if not rows:
         return None
-    if task.pools or task.embeds or task.per_token or task.draws or task.is_a(FORECASTING):
+    if task.pools or task.embeds or task.per_token or foretold_by(task, model.config):
         return Origin(on, rows, features=take_features(model, task, rows))
     return Origin(
         on, rows, seen.vocabulary, take_reference(model, task.compared(model.config), rows, packed=side.packed)

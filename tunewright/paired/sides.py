@@ -23,7 +23,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe
 from tunewright.runs.folder import RECIPE
 from tunewright.tasks import get_task
-from tunewright.tasks._parts import FEATURES
+from tunewright.tasks._parts import FEATURES, PLAYING
 
 ADAPTER = "adapter_config.json"
 Kind = Literal["run", "adapter", "model"]
@@ -248,6 +248,7 @@ _BY_CLASS = {
     "WhisperForConditionalGeneration": "automatic-speech-recognition",
     "ForConditionalGeneration": "text2text-generation",
     "MTModel": "text2text-generation",
+    "DecisionTransformerModel": PLAYING,
     "CLIPModel": "zero-shot-image-classification",
     "SiglipModel": "zero-shot-image-classification",
 }

@@ -23,17 +23,19 @@ from tunewright.errors import DataError
 from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Reading, reading
 from tunewright.loading.options import options_of
+from tunewright.loading.policies import with_facts
 from tunewright.measure.asking import Questions
 from tunewright.planning.data_card import write_card
 from tunewright.planning.refusals import Refusals, of_methods, of_needs, of_rehearsal
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook
-from tunewright.runs import packs, streamed
+from tunewright.runs import packs, playing, streamed
 from tunewright.runs.assemble import READ_ANEW
 from tunewright.runs.fresh import model_of
 from tunewright.runs.making import makers_of, place_of
 from tunewright.runs.sources import (
+    judged_options,
     kept_options,
     kept_sources,
     labelled_sources,
@@ -119,6 +121,8 @@ def check_recipe(
     model = reading(model_of(recipe, weights=False), task, task.head_of(labels))
     if recipe.new_tokens:
         refused.of(add_to_tokenizer, model.tokenizer, recipe.new_tokens)
+    recipe, told = with_facts(recipe, model.config)
+    refused.of(playing.check, recipe, model.config)
     groups, options, changes = _roles(recipe, model, named, refused)
     reads = model.tokenizer if model.tokenizer is not None else model.processor
     cache = _writable(cache_folder())
@@ -131,7 +135,7 @@ def check_recipe(
     for stage in recipe.stages:
         if any(m.pairs for _, m in named[stage.name]):
             refused.of(_paired, recipe, stage, report)
-    report.cautions += [*told_by_rows(recipe, task), *lacking(recipe.train.report_to).values()]
+    report.cautions += [*told, *told_by_rows(recipe, task), *lacking(recipe.train.report_to).values()]
     of_needs(recipe, task, named, _first_rows(recipe, report), refused)
     if task.generates and (note := dated(model.tokenizer)):
         report.cautions.append(note)
@@ -184,7 +188,7 @@ def _roles(
         groups["validation"] = data.validation
     if streamed_sources(recipe):
         groups["test_time"] = streamed_sources(recipe)
-    options = dict.fromkeys(groups, common)
+    options = dict.fromkeys(groups, judged_options(common)) | {"train": common}
     changes = {"train": refused.of(_stand_ins, data, common.labels, "data.synthesize")}
     for name, source in kept_sources(recipe).items():
         groups[f"keep {name}"], options[f"keep {name}"] = [source], kept_options(common)

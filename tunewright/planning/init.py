@@ -21,7 +21,7 @@ from tunewright.planning.columns import guessed
 from tunewright.planning.lengths import Measured, held_out, measure
 from tunewright.recipe import Recipe, Source
 from tunewright.recipe.yaml_text import write
-from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, TO_IMAGE, UNCONDITIONAL
+from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, PLAYING, TO_IMAGE, TRAJECTORY, UNCONDITIONAL
 from tunewright.training.defaults import Setting
 
 _TASK_OF = {
@@ -42,13 +42,17 @@ _TASK_OF = {
     "judged-passage": "text-ranking",
     "image-text": "zero-shot-image-classification",
     "series": FORECASTING,
+    TRAJECTORY: PLAYING,
     "pictured-chat": "image-text-to-text",
     "pictured-prompt": "image-text-to-text",
 }
 """The task that a row shape is for; the others are for text-generation."""
 
-_ALSO = {"positive-pair": "; text-ranking reads them too"}
-"""Other tasks that read rows of a shape."""
+_ALSO = {
+    "positive-pair": "; text-ranking reads them too",
+    TRAJECTORY: "; measurement: {environment: ID} plays in one of gymnasium's",
+}
+"""What else rows of a shape are read by, or asked about."""
 _SHOWN = ("image-text", "image-label")
 """Shapes of pictures that a model of pictures in texts reads too: by what is asked of it (data.template)."""
 _ASKED = "What is in the picture?"

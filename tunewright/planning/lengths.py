@@ -128,12 +128,14 @@ def _lengths(recipe: Recipe) -> _Lengths:
     from tunewright.files.cache import cache_folder
     from tunewright.loading.load import reading
     from tunewright.loading.options import options_of
+    from tunewright.loading.policies import with_facts
     from tunewright.runs.fresh import model_of
     from tunewright.runs.sources import task_for
 
     task, sources = task_for(recipe), recipe.data.train
     labels = labels_of(sources, recipe.base, task) if task.labelled else None
     model = reading(model_of(recipe, weights=False), task, task.head_of(labels))
+    recipe, _ = with_facts(recipe, model.config)
     reads = model.tokenizer if model.tokenizer is not None else model.processor
     options = options_of(recipe.data, model.labels if task.labelled else None, model)
     rows = build(sources, task, reads, options, cache_folder(), base=recipe.base)

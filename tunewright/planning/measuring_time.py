@@ -28,6 +28,8 @@ row's.
 """
 AT_ONCE = 2048
 """Tokens that a comparison with the base reads at once (`measure.drift`)."""
+PLAYED = 4
+"""Episodes that are played to time them."""
 SAMPLED = 8
 """Tokens of each drift sequence, and of each answer to a pack, that are written to time it."""
 
@@ -96,6 +98,10 @@ def _spread(dataset: Any, most: int) -> Any:
 
 def _target(session: Session, n: int) -> tuple[float, float]:
     """Seconds to read n evaluated rows: with choosing among the labels, and without."""
+    if n and (meter := Meter(replace(session, keep={}, packs={}), Cost())).plays:
+        meter.rows, meter.others = meter.rows[:PLAYED], []
+        read = _seconds(lambda: meter.read(choice=False, scores_only=True)) * n / len(meter.rows)
+        return read, read
     if session.eval is None or not n:
         return 0.0, 0.0
     few = Meter(replace(session, eval=_spread(session.eval, ANSWERED), keep={}, packs={}), Cost())

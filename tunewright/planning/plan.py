@@ -138,11 +138,14 @@ def _sources(session: Session) -> list[SourcePlan]:
 
 
 def _measured(session: Session) -> int:
-    """Rows that gain may be measured on: those of data.eval, or held-out ones, of which some may choose instead."""
+    """Rows that gain may be measured on: those of data.eval, or held-out ones, of which some may choose instead; and
+    episodes that are played.
+    """
     rows = session.eval
     if rows is None and session.recipe.measurement.split == "validation":
         rows = session.validation
-    return 0 if rows is None else len(rows.rows)
+    played = sum(place.episodes for place in session.recipe.measurement.environment or [])
+    return played + (0 if rows is None else len(rows.rows))
 
 
 def _ends(session: Session, dataset: Dataset) -> Ends | None:

@@ -20,6 +20,7 @@ from tunewright.recipe.masks import MaskSpec
 from tunewright.recipe.models import ModelSpec, Place
 from tunewright.recipe.series import SeriesSpec
 from tunewright.recipe.source import Source, Sources
+from tunewright.recipe.trajectories import EnvironmentSpec, TrajectorySpec
 from tunewright.recipe.uses import MethodUse
 from tunewright.recipe.views import ViewSpec
 from tunewright.tasks._parts import DRAWN
@@ -140,10 +141,15 @@ class DataSpec(Spec):
     series: SeriesSpec | None = Field(
         None, description="how time series become windows (task: time-series-forecasting)", examples=[{"stride": 8}]
     )
+    trajectories: TrajectorySpec | None = Field(
+        None,
+        description="how recorded episodes become windows (task: reinforcement-learning)",
+        examples=[{"context": 20}],
+    )
 
     @model_serializer(mode="wrap")
     def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
-        kept_back = ("series", "masks", "boxes", "views")
+        kept_back = ("series", "trajectories", "masks", "boxes", "views")
         return {k: v for k, v in super()._write(handler).items() if k not in kept_back or v is not None}
 
     @model_validator(mode="after")
@@ -405,6 +411,17 @@ class MeasureSpec(Spec):
         "weights from the base's)",
         examples=[["general", "in-context"]],
     )
+    environment: Annotated[list[EnvironmentSpec] | None, BeforeValidator(as_list)] = Field(
+        None,
+        min_length=1,
+        description="where a policy plays (task: reinforcement-learning): environments of gymnasium by their ids, the "
+        "first one's return being the target, others' shown beside it",
+        examples=["CartPole-v1"],
+    )
+
+    @model_serializer(mode="wrap")
+    def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return {k: v for k, v in super()._write(handler).items() if k != "environment" or v is not None}
 
 
 def methods_alone(value: Any) -> Any:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from tunewright.errors import did_you_mean
-from tunewright.recipe import series, yaml_text
+from tunewright.recipe import series, trajectories, yaml_text
 from tunewright.recipe.explain import explain
 from tunewright.recipe.fields import Spec, as_list, problem
 from tunewright.recipe.gate import fault_of
@@ -173,6 +173,7 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         series.of_recipe(self)
+        trajectories.of_recipe(self)
         if self.model.url is not None:
             raise problem(
                 "what is adapted has to be here: an address gives answers, not weights",
@@ -195,7 +196,7 @@ class Recipe(Spec):
                 "give a folder: a fresh model that was trained is written by `tunewright export RUN`",
                 ("models", fresh, "config"),
             )
-        if fault := fault_of(self.gate, self.kept_names(), self.data.eval is not None):
+        if fault := fault_of(self.gate, self.kept_names(), self.judged):
             raise problem(fault[1].what, fault[1].remedy or "", ("gate", fault[0]))
         if again := called_twice([(k.name, k.data) for k in self.keep]):
             raise problem(
@@ -254,6 +255,11 @@ class Recipe(Spec):
     def out(self) -> Path | None:
         """The run folder asked for, None: runs/<name>."""
         return self._out
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is anything to measure the target on: rows, or an environment to play in."""
+        return self.data.eval is not None or self.measurement.environment is not None
 
     def train_for(self, stage: StageSpec) -> TrainSpec:
         """`train` with the stage's own keys over it."""

@@ -22,6 +22,7 @@ _NAMES = {
     "1-cka": "drift: 1 \u2212 CKA from base",
     "forecast": "drift: change of forecasts",
     "denoising": "drift: change of predictions",
+    "action": "drift: change of actions",
     "distance": "distance of weights",
 }
 

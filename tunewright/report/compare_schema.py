@@ -210,7 +210,7 @@ class Comparison(Saved):
     base_target: float | None = Field(None, description="the untouched base on those rows")
     base_kept: dict[str, float] = Field(default_factory=dict, description="its losses on what is to be kept")
     base_packs: dict[str, float] = Field(default_factory=dict, description="its shares of right answers of packs")
-    drift_measure: Literal["kl", "1-cka", "forecast", "denoising"] | None = None
+    drift_measure: Literal["kl", "1-cka", "forecast", "action", "denoising"] | None = None
     budget: dict[str, float] = Field(description="the one budget for all")
     budget_words: str = Field(description="what it counts")
     seeds: list[int]

@@ -116,7 +116,9 @@ class DataInfo(Part):
 class Target(Measured):
     """What was to be gained; beside it what tells format from skill."""
 
-    others: list[Measured] = Field(default_factory=list, description="further metrics on the same rows")
+    others: list[Measured] = Field(
+        default_factory=list, description="further metrics on the same rows, or on others by name"
+    )
     few_shot: Interval | None = Field(
         None, description="the untouched base given a few examples in its prompt, same metric"
     )
@@ -140,8 +142,8 @@ class Target(Measured):
     )
     baselines: list[Measured] = Field(
         default_factory=list,
-        description="of forecasts: what needs no model (before), the last season or the last value again, beside the "
-        "tuned model (after)",
+        description="what needs no model (before) beside the tuned model (after): of forecasts the last season or the "
+        "last value again, of episodes actions at random",
     )
     tasks: dict[str, Interval] = Field(
         default_factory=dict, description="of a run of several stages: evaluated source -> the untouched base there"
@@ -154,11 +156,11 @@ class Target(Measured):
 class Drift(Part):
     """How far the tuned model moved from its base. Zero for a model that learned nothing: never rank by it alone."""
 
-    measure: Literal["kl", "1-cka", "forecast", "denoising"] = Field(
+    measure: Literal["kl", "1-cka", "forecast", "action", "denoising"] = Field(
         "kl",
-        description="'kl': mean KL(base || tuned), nats per token; '1-cka': 1 - linear CKA, 0 to 1; 'forecast': root "
-        "mean square of the forecasts' changes, in standard deviations of their channels; 'denoising': mean square of "
-        "the changes of what is predicted of noised pictures",
+        description="'kl': mean KL(base || tuned), nats per token; '1-cka': 1 - linear CKA, 0 to 1; 'forecast' and "
+        "'action': root mean square of how far forecasts, or actions that are numbers, moved, in standard deviations; "
+        "'denoising': mean square of the changes of what is predicted of noised pictures",
     )
     value: Interval = Field(description="by sequence")
     sequences: int | None = Field(None, ge=0, description="sequences measured on")

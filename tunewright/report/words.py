@@ -125,6 +125,7 @@ METRICS = {
     "wer_english": "word error rate (English)",
     "wer_exact": "word error rate (as written)",
     "cer": "character error rate",
+    "action_mae": "mean absolute error of actions",
     "answer_length": "length of an answer",
     "repetition": "said again within an answer",
 }
@@ -169,18 +170,23 @@ def metric_name(metric: str) -> str:
 
 def drift_name(measure: str, start: str = "base") -> str:
     """The drift's measure in words, from the model that is called `start`."""
-    name = {"kl": "KL", "forecast": "change of forecasts", "denoising": "change of predictions"}.get(
-        measure, "1 \u2212 CKA"
-    )
+    known = {
+        "kl": "KL",
+        "forecast": "change of forecasts",
+        "action": "change of actions",
+        "denoising": "change of predictions",
+    }
+    name = known.get(measure, "1 \u2212 CKA")
     return f"{name} from {start}"
 
 
 def drift_unit(measure: str, task: str | None) -> str:
     """The drift's unit; empty for a ratio."""
-    scored = {"image-segmentation": "pixel", "object-detection": "proposal"}.get(task or "", "token")
+    places = {"image-segmentation": "pixel", "object-detection": "proposal", "reinforcement-learning": "action"}
+    scored = places.get(task or "", "token")
     return {
         "kl": f"nats per {scored}",
-        "forecast": "standard deviations",
+        **dict.fromkeys(("forecast", "action"), "standard deviations"),
         "denoising": "squared error per element",
     }.get(measure, "")
 
@@ -225,7 +231,8 @@ def change(measured: Measured, what: str) -> str:
 def subject(measured: Measured) -> str:
     """'loss on general', or the metric alone."""
     name = metric_name(measured.metric)
-    return f"{name} on {measured.name}" if measured.name else name
+    played = "in" if measured.metric in ("return", "normalized_score") else "on"
+    return f"{name} {played} {measured.name}" if measured.name else name
 
 
 def beneath(pack: PackFigure) -> str:
@@ -375,7 +382,7 @@ def _drifted(report: Report) -> str:
         f"{score(drift.value.value, 'nats')} {drift_unit(drift.measure, report.task)}"
         if drift.measure == "kl"
         else f"by {score(drift.value.value, '1')} standard deviations"
-        if drift.measure == "forecast"
+        if drift.measure in ("forecast", "action")
         else f"by {score(drift.value.value, '1')} (mean square of the changes of what is predicted of noised pictures)"
         if drift.measure == "denoising"
         else f"by {score(drift.value.value, '1')} (1 \u2212 CKA)"

@@ -23,6 +23,7 @@ from tunewright.files.cache import cache_folder
 from tunewright.loading.fresh import has_weights
 from tunewright.loading.load import Loaded, Reading, reading
 from tunewright.loading.options import options_of
+from tunewright.loading.policies import with_facts
 from tunewright.machine import devices, host
 from tunewright.machine.group import present
 from tunewright.measure.target import check_metric, check_rows
@@ -31,7 +32,7 @@ from tunewright.models.divided import divided
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
-from tunewright.runs import packs, several, streamed
+from tunewright.runs import packs, playing, several, streamed
 from tunewright.runs.aiming import aimed_at, target_of
 from tunewright.runs.carrying import carried
 from tunewright.runs.deriving import Settings, alone, fill
@@ -44,6 +45,7 @@ from tunewright.runs.session import Making, Session, StageInputs
 from tunewright.runs.shared import SharedBase
 from tunewright.runs.sources import (
     STAGES,
+    judged_options,
     kept_options,
     kept_sources,
     labelled_sources,
@@ -119,6 +121,8 @@ def assemble(
         precision = choose_precision(device) if weights else "float32"
     say(f"loading {recipe.model.name}")
     loaded, labels = _model(recipe, task, device, precision, weights, base)
+    recipe, told = with_facts(recipe, loaded.model.config)
+    playing.check(recipe, loaded.model.config)
     check_likelihoods(recipe, methods, task, loaded.model.config)
     adapted = _adapted(recipe, loaded, methods)
     adapted.lent.update(adapted.base_parameters() if base is not None else ())
@@ -152,6 +156,7 @@ def assemble(
             *of_data(rows.learnt, {"eval": rows.eval, "validation": rows.validation, "test_time": rows.stream}),
             *told_by_rows(recipe, task),
             *loaded.notes,
+            *told,
             *rows.notes,
             *alone(rows.stages, task),
             *of_division(adapted),
@@ -190,7 +195,7 @@ def read_rows(
     read = _Reader(recipe, task, model, options)
     change = stand_ins(makers_of(recipe.data.synthesize, _MADE).makers, labels)
     learnt = [read(recipe.data.train, change=change, learnt=recipe.data)]
-    evaluation = read(recipe.data.eval) if recipe.data.eval else None
+    evaluation = read(recipe.data.eval, judged_options(options)) if recipe.data.eval else None
     train_rows, validation = held_out(recipe, learnt[0], task, read)
     keep = {name: read([source], kept_options(options)) for name, source in kept_sources(recipe).items()}
     parts: list[StageInputs] = []
@@ -219,6 +224,7 @@ def settled(recipe: Recipe) -> tuple[Recipe, Settings]:
     if task.labelled and labels is None:
         labels = labels_of(labelled_sources(recipe), recipe.base, task)
     model = reading(model_of(recipe, weights=False), task, task.head_of(labels))
+    recipe, _ = with_facts(recipe, model.config)
     if recipe.new_tokens:
         add_to_tokenizer(model.tokenizer, recipe.new_tokens)
     labels = model.labels if task.labelled else labels

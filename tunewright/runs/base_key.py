@@ -20,6 +20,7 @@ def rows_of(meter: Any) -> str:
     shown += [d.hash for d in meter.learnt()] if meter.probed or meter.guessed else []
     parts = [
         rows_hash(meter.rows),
+        *(f"{o.key}={rows_hash(o.rows)}" for o in meter.others),
         *shown,
         *(f"{n}={d.hash}" for n, d in s.keep.items()),
         *(f"{n}={asked.hash}" for n, asked in s.packs.items()),

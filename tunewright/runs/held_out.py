@@ -11,7 +11,7 @@ from tunewright.errors import DataError
 from tunewright.recipe import Recipe, Source
 from tunewright.runs.judged import places_of
 from tunewright.runs.selecting import subset, whole_queries
-from tunewright.tasks._parts import FORECASTING
+from tunewright.tasks._parts import FORECASTING, PLAYING
 
 
 def held_out(
@@ -29,7 +29,9 @@ def held_out(
     indices = _first(order, validation)
     if task.is_a(FORECASTING):
         return by_time(rows, validation)
-    if task.ranks:  # whole queries: the passages of one are ranked together
+    if task.is_a(PLAYING):  # whole episodes: windows of one overlap, and say much of one another
+        indices = whole_queries(rows, order, len(indices), "trajectory")
+    elif task.ranks:  # whole queries: the passages of one are ranked together
         indices = whole_queries(rows, order, len(indices))
     elif sequence is not None:
         each = [set(places_of(rows, set(t.train))) for t in sequence.tasks]

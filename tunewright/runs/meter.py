@@ -15,6 +15,7 @@ from tunewright import catalogue
 from tunewright.contract.batch import Row
 from tunewright.contract.task import Task
 from tunewright.data.dataset import Dataset, joined
+from tunewright.measure import episodes
 from tunewright.measure.cache import BaseCache
 from tunewright.measure.choose import distinct_labels
 from tunewright.measure.cost import Cost
@@ -22,8 +23,8 @@ from tunewright.measure.drift import (
     Drift,
     Features,
     Reference,
-    change_of,
     feature_drift,
+    foretold_by,
     kl_drift,
     kl_of,
     restore_reference,
@@ -46,12 +47,12 @@ from tunewright.measure.sample import Sequences, conditioning_ids, sample_sequen
 from tunewright.measure.target import evaluate, figure_of, get_metric, longest_answer
 from tunewright.runs import base_key, packs
 from tunewright.runs.head_start import probe_of
-from tunewright.runs.judged import judged
+from tunewright.runs.heads import Head, heads_of, practice_of, read_rows
 from tunewright.runs.parted import Part, spread
 from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
 from tunewright.runs.sharing import Sharing
-from tunewright.tasks._parts import DETECTION, FORECASTING
+from tunewright.tasks._parts import DETECTION, FORECASTING, PLAYING
 
 
 class Meter:
@@ -61,10 +62,10 @@ class Meter:
         self.session, self.cost = session, cost
         spec = session.recipe.measurement
         self.spec = spec
-        self.rows: list[Row] = judged(session.eval, session.recipe, session.options.labels or ())
-        self.metric = (
-            (session.task.default_metric(self.rows) if spec.metric == "auto" else spec.metric) if self.rows else ""
-        )
+        head, self.others = heads_of(session)
+        self.rows, self.metric = head.rows, head.metric
+        self.named = head.name
+        self.evaluated = read_rows(head, self.others)
         generated = bool(self.metric) and get_metric(self.metric).kind == "generated"
         self.labels = distinct_labels(self.rows) if generated and session.task.continues else None
         self.generated = generated
@@ -101,7 +102,7 @@ class Meter:
         """Whether drift is told from what the head reads: a head that was just drawn says nothing of the base."""
         task = self.session.task
         reads = task.per_token or bool(task.outputs)
-        told = task.pools or task.embeds or task.draws or task.is_a(FORECASTING)
+        told = task.pools or task.embeds or bool(foretold_by(task, self.model.config))
         moves = task.is_a(DETECTION) and self._compared() is task
         return told or moves or reads and bool(self.session.loaded.new)
 
@@ -141,6 +142,9 @@ class Meter:
             readings.commonest = by_chance(s.task, self.rows)
         if s.task.is_a(FORECASTING) and self.metric not in ("", "loss"):
             readings.baselines = without_model(self.rows, self.metric)
+        if self.plays:
+            told = episodes.at_random(self.rows, get_metric(self.metric), self.model.config)
+            readings.baselines = {"actions at random": told}
         tensors: dict[str, Tensor] = {}
         if self.drift_rows and self.by_features:
             features = take_features(self.model, self.session.task, self.drift_rows)
@@ -184,7 +188,7 @@ class Meter:
         if "features" in tensors:
             head = self._own_head()
             self.features = (
-                Features(tensors["features"], told=change_of(self.session.task))
+                Features(tensors["features"], foretold=foretold_by(self.session.task, self.model.config))
                 if head is None
                 else Features(
                     tensors["features"],
@@ -226,7 +230,9 @@ class Meter:
         kept = [r for d in s.keep.values() for r in d.rows]
         on_kept = bool(kept) and not s.task.makes_head and not any(r.fields.get("picture_tokens") for r in self.rows)
         self.drift_on = "kept rows" if on_kept else "evaluated rows"
-        rows = kept if on_kept else self.rows
+        rows = kept if on_kept else self.evaluated
+        if not rows and s.task.is_a(PLAYING):
+            self.drift_on, rows = "training rows", list(s.stages[0].rows.rows[: self.spec.drift_sequences])
         return rows[:512] if s.task.makes_head or s.task.embeds else rows[: self.spec.drift_sequences]
 
     def known(self) -> tuple[bool, bool]:
@@ -298,6 +304,8 @@ class Meter:
             readings.target, readings.choice = map(list, zip(*read("answers", rows), strict=True))
         elif rows:
             readings.target = self.read_target(rows, scores_only=scores_only)
+        if part is None and not scores_only:
+            readings.others = {o.key: self._beside(o) for o in self.others}
         for name, dataset in s.keep.items() if not s.task.embeds else ():
             texts = range(len(dataset.rows)) if part is None else part.kept[name]
             readings.kept[name] = check_predicts(read("kept", texts, name=name))
@@ -332,9 +340,21 @@ class Meter:
         read = self.sharing.read if self._apart(self.metric) else self.sharing.alone
         return read("target", range(len(self.rows)) if places is None else places, scores_only=scores_only)
 
+    def _beside(self, other: Head) -> list[RowResult]:
+        """What stands beside the target, by this process alone."""
+        s = self.session
+        return evaluate(self.model, s.tokenizer, s.task, other.rows, other.metric, packed=s.packed)
+
+    @property
+    def plays(self) -> bool:
+        """Whether the headline is what episodes give."""
+        return bool(self.metric) and get_metric(self.metric).kind == "played"
+
     def _apart(self, metric: str) -> bool:
-        """Whether each row has its result whatever rows are read beside it: then rows are shared out."""
-        return get_metric(metric).kind != "ranked" and self.session.task.couples != "batch"
+        """Whether each row has its result whatever rows are read beside it: then rows are shared out. Episodes go on
+        from what was said before, so that rounding of other batches would add up.
+        """
+        return get_metric(metric).kind not in ("ranked", "played") and self.session.task.couples != "batch"
 
     def base_read(self) -> Readings:
         """What `read` gives of the untouched base, which has no drift from itself."""
@@ -374,7 +394,8 @@ class Meter:
         found = {"loss": losses}
         figures = {"loss": sum(r.score * r.weight for r in losses) / max(1e-9, sum(r.weight for r in losses))}
         if self.metric and self.metric != "loss":
-            some = read(rows[:most], self.metric, max_new_tokens=self.longest(), num_beams=self.spec.num_beams)
+            asked = practice_of(s) if self.plays else rows[:most]
+            some = read(asked, self.metric, max_new_tokens=self.longest(), num_beams=self.spec.num_beams)
             found[self.metric] = some
             figures["target"] = figure_of(some, self.metric)
             self.samples = [(r.prompt, r.answer, r.reference) for r in some[:2]]

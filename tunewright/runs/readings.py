@@ -28,6 +28,7 @@ class Readings:
     baselines: dict[str, list[RowResult]] = field(default_factory=dict)
     kept: dict[str, list[DocumentLoss]] = field(default_factory=dict)
     packs: dict[str, list[RowResult]] = field(default_factory=dict)
+    others: dict[str, list[RowResult]] = field(default_factory=dict)
     drift: Drift | None = None
     features: Features | None = None
 
@@ -35,14 +36,14 @@ class Readings:
         """JSON values of all but the drift and what it is made of."""
         rows = {k: [r.model_dump() for r in getattr(self, k)] for k in ROWS}
         kept = {n: [vars(d) for d in docs] for n, docs in self.kept.items()}
-        more = {"packs": self.packs, "baselines": self.baselines}
+        more = {"packs": self.packs, "baselines": self.baselines, "others": self.others}
         named = {k: {n: [r.model_dump() for r in rs] for n, rs in v.items()} for k, v in more.items()}
         return {**rows, "kept": kept, **named}
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Readings:
         found = cls(kept={n: [DocumentLoss(**d) for d in docs] for n, docs in values["kept"].items()})
-        for name in ("packs", "baselines"):
+        for name in ("packs", "baselines", "others"):
             setattr(found, name, {n: [RowResult(**r) for r in rows] for n, rows in values.get(name, {}).items()})
         for name in ROWS:
             setattr(found, name, [RowResult(**r) for r in values[name]])

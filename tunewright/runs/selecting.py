@@ -64,9 +64,11 @@ class _View(Sequence[Row]):
         return row if factor == 1.0 else replace(row, weights=[w * factor for w in row.weights])
 
 
-def whole_queries(rows: Dataset, order: Sequence[int], count: int) -> set[int]:
-    """At least `count` rows in this order, each with all others of its query; a row that has none is alone."""
-    queries = [row.fields.get("query", (i,)) for i, row in enumerate(rows.rows)]
+def whole_queries(rows: Dataset, order: Sequence[int], count: int, of: str = "query") -> set[int]:
+    """At least `count` rows in this order, each with all others of its query (or of what its field `of` says); a row
+    that has none is alone.
+    """
+    queries = [row.fields.get(of, (i,)) for i, row in enumerate(rows.rows)]
     held: set[Any] = set()
     out: set[int] = set()
     for i in order:

@@ -30,7 +30,13 @@ def kept_sources(recipe: Recipe) -> dict[str, Source]:
 
 def kept_options(options: EncodeOptions) -> EncodeOptions:
     """How kept rows are encoded: whole texts, as they stand."""
-    return replace(options, truncation="split", template=None, kept=True)
+    return replace(judged_options(options), truncation="split", template=None, kept=True)
+
+
+def judged_options(options: EncodeOptions) -> EncodeOptions:
+    """How evaluated rows are encoded: of an episode each step once, however training windows overlap."""
+    how = options.trajectories
+    return options if how is None else replace(options, trajectories={**how, "stride": how["context"]})
 
 
 def replayed_sources(data: DataSpec, recipe: Recipe) -> Iterator[tuple[str, Source | None]]:

@@ -11,6 +11,7 @@ from tunewright.contract.method import Method, arguments
 from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError, RecipeError
+from tunewright.measure.episodes import check_ends
 from tunewright.measure.target import check_metric, get_metric
 from tunewright.recipe import MethodUse, Recipe, StageSpec
 from tunewright.runs import merging, packs, predictors, streamed, streams
@@ -21,11 +22,12 @@ from tunewright.runs.selecting import check_selector
 from tunewright.runs.sources import task_for
 from tunewright.tasks._forecasters import gives_quantiles
 from tunewright.tasks._parts import DETECTION, DRAWN, FEATURES, FORECASTING, TO_IMAGE, UNCONDITIONAL
+from tunewright.tasks._policies import gives_values
 from tunewright.training import carry
 from tunewright.training.optim import BUILTIN
 
 _OF_THE_RUN = {
-    "data": ("eval", "validation", "labels", "problem_type", "packing"),
+    "data": ("eval", "validation", "labels", "problem_type", "packing", "trajectories"),
     "train": ("precision", "device", "threads", "offload_param", "fsdp"),
 }
 """Keys that hold for the whole run, so that a stage cannot have its own."""
@@ -132,7 +134,7 @@ def check_likelihoods(recipe: Recipe, methods: Sequence[Sequence[tuple[str, Meth
             where="measurement.metric",
             remedy="write metric: mase, or take a model with loss: nll",
         )
-    if task.compared(config) is task:
+    if task.compared(config) is task and not gives_values(task, config):
         return
     for stage, named in zip(recipe.stages, methods, strict=True):
         for name, method in named:  # an objective that does not ask for outputs reads no likelihoods
@@ -203,6 +205,21 @@ def check_measured(recipe: Recipe) -> None:
             where="measurement.num_beams",
             remedy="leave it out; text2text-generation and automatic-speech-recognition take it",
         )
+    _check_drawn(recipe, task)
+    metric, places = recipe.measurement.metric, recipe.measurement.environment or []
+    if (recipe.data.eval or places) and metric != "auto":
+        found = check_metric(metric, task)
+        if found.kind == "played" and not places:
+            what = f"'{metric}' is what episodes give, and the recipe names no environment to play in"
+            raise RecipeError(what, where="measurement.metric", remedy="write measurement.environment: CartPole-v1")
+        if found.kind != "played" and not recipe.data.eval:
+            what = f"'{metric}' is read of rows, and the recipe has none to evaluate"
+            raise RecipeError(what, where="measurement.metric", remedy="write data.eval: FILE, or metric: return")
+    check_ends(places, metric)
+
+
+def _check_drawn(recipe: Recipe, task: Task) -> None:
+    """RecipeError for how pictures are drawn, where none are."""
     drawn = recipe.measurement.model_fields_set & set(DRAWN)
     if drawn and not task.draws:
         raise RecipeError(
@@ -216,8 +233,6 @@ def check_measured(recipe: Recipe) -> None:
             where="measurement.guidance_scale",
             remedy=f"leave it out; {TO_IMAGE} takes it",
         )
-    if recipe.data.eval and recipe.measurement.metric != "auto":
-        check_metric(recipe.measurement.metric, task)
 
 
 RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (

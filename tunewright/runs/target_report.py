@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tunewright.measure.episodes import scored
 from tunewright.measure.forecasts import FORECASTS, judging
 from tunewright.measure.intervals import Interval
 from tunewright.measure.parts import beside, part_difference, part_names, part_summary
@@ -37,7 +38,7 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
     target.baselines = [_beside_model(meter, name, rows, after) for name, rows in base.baselines.items()]
     if base.commonest:
         target.commonest = summary(base.commonest, target.linear_probe.metric if target.linear_probe else meter.metric)
-    target.others = [*beside_it(meter, after), *parts_in(meter, after)]
+    target.others = [*beside_it(meter, after), *parts_in(meter, after), *other_heads(meter, after)]
     if base.choice and after.choice:
         target.likelihood = schema.Measured(
             name="likelihood choice",
@@ -67,8 +68,9 @@ def _beside_model(meter: Meter, name: str, rows: list[RowResult], after: Reading
 
 def beside_it(meter: Meter, after: Readings) -> list[schema.Measured]:
     """The metrics that are shown beside the headline, of the same answers."""
-    out = []
-    for name in judging(get_metric(meter.metric).beside, meter.base.target[0].answer):
+    out, first = [], meter.base.target[0]
+    names = get_metric(meter.metric).beside
+    for name in scored(names, first.reference) if meter.plays else judging(names, first.answer):
         before, tuned = (beside(results, name) for results in (meter.base.target, after.target))
         out.append(
             schema.Measured(
@@ -78,6 +80,28 @@ def beside_it(meter: Meter, after: Readings) -> list[schema.Measured]:
                 before=summary(before, name),
                 after=summary(tuned, name),
                 difference=difference(before, tuned, name),
+                n=len(before),
+            )
+        )
+    return out
+
+
+def other_heads(meter: Meter, after: Readings) -> list[schema.Measured]:
+    """What other rows, or episodes elsewhere, give before and after."""
+    out = []
+    for head in meter.others:
+        before, tuned = meter.base.others[head.key], after.others.get(head.key)
+        if tuned is None:
+            continue
+        out.append(
+            schema.Measured(
+                name=head.name,
+                metric=head.metric,
+                direction=_direction(head.metric),
+                unit=kept_unit(meter) if head.metric == "loss" else unit_beside(meter, head.metric),
+                before=summary(before, head.metric),
+                after=summary(tuned, head.metric),
+                difference=difference(before, tuned, head.metric),
                 n=len(before),
             )
         )

@@ -86,10 +86,10 @@ class TrialRecord(_Part):
     rows: RowScores | None = Field(
         None, description="the target row by row; none: it is no mean over rows, or the record is of before"
     )
-    drift_measure: Literal["kl", "1-cka", "forecast", "denoising"] | None = Field(
+    drift_measure: Literal["kl", "1-cka", "forecast", "action", "denoising"] | None = Field(
         None,
-        description="'kl' in nats per token, '1-cka' from 0 to 1, 'forecast' in standard deviations, or 'denoising', a "
-        "mean square",
+        description="'kl' in nats per token, '1-cka' from 0 to 1, 'forecast' or 'action' in standard deviations, or "
+        "'denoising', a mean square",
     )
     sequence: dict[str, float] = Field(
         default_factory=dict,

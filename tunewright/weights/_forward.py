@@ -18,6 +18,7 @@ def tried(folder: Path) -> dict[str, Any]:
     import transformers
 
     from tunewright.loading.quiet import quiet
+    from tunewright.tasks._policies import TYPE, steps_at_random
 
     with quiet():
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -46,6 +47,9 @@ def tried(folder: Path) -> dict[str, Any]:
                 dtype=model.dtype,
             )
         }
+    elif config.model_type == TYPE:
+        steps = steps_at_random(config, torch.Generator().manual_seed(0))
+        inputs = {n: x.to(model.dtype) if x.is_floating_point() else x for n, x in steps.items()}
     else:
         ids = torch.arange(1, 9)[None] % config.get_text_config().vocab_size
         inputs = {
