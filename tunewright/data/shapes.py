@@ -22,7 +22,7 @@ from tunewright.data.sharegpt import turns_of
 from tunewright.data.task_file import TASK_SHAPES
 from tunewright.errors import MethodError, did_you_mean, nearest
 from tunewright.machine import installed
-from tunewright.tasks._parts import FEATURES, FORECASTING, SERIES
+from tunewright.tasks._parts import FEATURES, FORECASTING, SERIES, TABLE, TABULAR
 
 Row = dict[str, Any]
 
@@ -157,6 +157,7 @@ SHAPES = (
     Shape("judged-passage", ("query", "passage", "label"), as_it_is),
     Shape("scored-pair", ("sentence1", "sentence2", "score"), as_it_is),
     Shape(SERIES, ("start", "target"), _as_series),
+    Shape(TABLE, ("cells", "text", "label"), as_it_is),
 )
 """In the order in which they are tried: the first whose columns are all there."""
 SHAPELESS = "row"
@@ -183,6 +184,7 @@ _OF_TASK: dict[str, tuple[str, ...]] = {
     "text-ranking": ("judged-passage", "positive-pair"),
     "text2text-generation": ("prompt-completion", "chat"),
     FORECASTING: (SERIES,),
+    **dict.fromkeys(TABULAR, (TABLE,)),
     "token-classification": ("tagged",),
     "zero-shot-image-classification": ("image-text", "image-label"),
 }

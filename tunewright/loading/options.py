@@ -53,6 +53,7 @@ def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Rea
         image=image,
         audio=audio,
         series=series,
+        table=None if data.table is None else data.table.layout(),
     )
 
 

@@ -20,6 +20,7 @@ from tunewright.recipe.masks import MaskSpec
 from tunewright.recipe.models import ModelSpec, Place
 from tunewright.recipe.series import SeriesSpec
 from tunewright.recipe.source import Source, Sources
+from tunewright.recipe.tables import TableSpec
 from tunewright.recipe.uses import MethodUse
 from tunewright.recipe.views import ViewSpec
 
@@ -140,9 +141,25 @@ class DataSpec(Spec):
         None, description="how time series become windows (task: time-series-forecasting)", examples=[{"stride": 8}]
     )
 
+    target: str | None = Field(
+        None,
+        min_length=1,
+        description="column that is to be told (tasks: tabular-classification, tabular-regression); none: label",
+        examples=["income"],
+    )
+    features: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="columns that are read, in this order; none: all but the target",
+        examples=[["age", "job"]],
+    )
+    table: TableSpec | None = Field(
+        None, description="how a table's cells are written for the model", examples=[{"numbers": "bins"}]
+    )
+
     @model_serializer(mode="wrap")
     def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
-        kept_back = ("series", "masks", "boxes", "views")
+        kept_back = ("series", "masks", "boxes", "views", "target", "features", "table")
         return {k: v for k, v in super()._write(handler).items() if k not in kept_back or v is not None}
 
     @model_validator(mode="after")

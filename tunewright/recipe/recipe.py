@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from tunewright.errors import did_you_mean
-from tunewright.recipe import series, yaml_text
+from tunewright.recipe import series, tables, yaml_text
 from tunewright.recipe.explain import explain
 from tunewright.recipe.fields import Spec, as_list, problem
 from tunewright.recipe.gate import fault_of
@@ -173,6 +173,7 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         series.of_recipe(self)
+        tables.of_recipe(self)
         if self.model.url is not None:
             raise problem(
                 "what is adapted has to be here: an address gives answers, not weights",

@@ -140,8 +140,8 @@ class Target(Measured):
     )
     baselines: list[Measured] = Field(
         default_factory=list,
-        description="of forecasts: what needs no model (before), the last season or the last value again, beside the "
-        "tuned model (after)",
+        description="what needs no pre-trained model (before), beside the tuned model (after): of forecasts the last "
+        "season or the last value again, of tables gradient-boosted trees fitted on the training rows",
     )
     tasks: dict[str, Interval] = Field(
         default_factory=dict, description="of a run of several stages: evaluated source -> the untouched base there"

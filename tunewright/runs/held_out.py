@@ -11,7 +11,8 @@ from tunewright.errors import DataError
 from tunewright.recipe import Recipe, Source
 from tunewright.runs.judged import places_of
 from tunewright.runs.selecting import subset, whole_queries
-from tunewright.tasks._parts import FORECASTING
+from tunewright.runs.tables import held_rows
+from tunewright.tasks._parts import FORECASTING, TABULAR
 
 
 def held_out(
@@ -29,7 +30,10 @@ def held_out(
     indices = _first(order, validation)
     if task.is_a(FORECASTING):
         return by_time(rows, validation)
-    if task.ranks:  # whole queries: the passages of one are ranked together
+    if recipe.task in TABULAR:  # drawn before anything was learnt of the rows
+        held = held_rows(recipe)
+        indices = {i for i, row in enumerate(rows.rows) if (row.source, row.id) in held}
+    elif task.ranks:  # whole queries: the passages of one are ranked together
         indices = whole_queries(rows, order, len(indices))
     elif sequence is not None:
         each = [set(places_of(rows, set(t.train))) for t in sequence.tasks]

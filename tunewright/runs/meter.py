@@ -30,6 +30,7 @@ from tunewright.measure.drift import (
     take_features,
     take_reference,
 )
+from tunewright.measure import trees
 from tunewright.measure.forecasts import without_model
 from tunewright.measure.kept import check_predicts
 from tunewright.measure.linear_probe import (
@@ -50,7 +51,7 @@ from tunewright.runs.parted import Part, spread
 from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
 from tunewright.runs.sharing import Sharing
-from tunewright.tasks._parts import DETECTION, FORECASTING
+from tunewright.tasks._parts import DETECTION, FORECASTING, TREES
 
 
 class Meter:
@@ -140,6 +141,12 @@ class Meter:
             readings.commonest = by_chance(s.task, self.rows)
         if s.task.is_a(FORECASTING) and self.metric not in ("", "loss"):
             readings.baselines = without_model(self.rows, self.metric)
+        if self.probed and s.options.table is not None and trees.has_columns(s.options.table) and self._comparable():
+            learnt = [row for d in self.learnt() for row in d.rows]
+            names = self.model.config.id2label if s.task.classifies else None
+            with self.cost.phase(TREES):
+                said = trees.results(s.options.table, learnt, self.rows, self.metric, names)
+            readings.baselines[TREES] = said
         tensors: dict[str, Tensor] = {}
         if self.drift_rows and self.by_features:
             features = take_features(self.model, self.session.task, self.drift_rows)
@@ -147,6 +154,11 @@ class Meter:
         elif self.drift_rows:
             tensors = self._reference().tensors()
         return readings.values(), tensors
+
+    def _comparable(self) -> bool:
+        """Whether the target's own metric scores what something else than the model tells."""
+        metric = get_metric(self.metric)
+        return metric.kind == "classified" or bool(metric.of)
 
     def learnt(self) -> list[Dataset]:
         """What the run's stages learn from, each set of rows once."""

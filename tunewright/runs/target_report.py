@@ -68,7 +68,8 @@ def _beside_model(meter: Meter, name: str, rows: list[RowResult], after: Reading
 def beside_it(meter: Meter, after: Readings) -> list[schema.Measured]:
     """The metrics that are shown beside the headline, of the same answers."""
     out = []
-    for name in judging(get_metric(meter.metric).beside, meter.base.target[0].answer):
+    more = meter.session.task.beside(meter.metric, meter.rows)
+    for name in judging((*get_metric(meter.metric).beside, *more), meter.base.target[0].answer):
         before, tuned = (beside(results, name) for results in (meter.base.target, after.target))
         out.append(
             schema.Measured(
@@ -136,6 +137,8 @@ def unit_of(meter: Meter) -> str:
 def unit_beside(meter: Meter, metric: str) -> str:
     """The unit of a metric of predicted rows: of one that is no share the task's for an error, else none."""
     m = get_metric(metric)
+    if m.unit:
+        return m.unit
     return "fraction" if m.share else "" if m.higher_is_better or metric in FORECASTS else kept_unit(meter)
 
 
