@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.conformance import bench, task_boxes, task_regions, task_seeing, task_series, task_sounds
+from tunewright.conformance import bench, task_boxes, task_regions, task_seeing, task_series, task_sounds, task_tables
 from tunewright.conformance.task_case import TaskExample
 from tunewright.errors import MethodError
-from tunewright.tasks._parts import FEATURES, FORECASTING
+from tunewright.tasks._parts import CLASSES_OF_TABLES, FEATURES, FORECASTING, NUMBERS_OF_TABLES
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<mask>", "<cls>", "<sep>", "<unk>")
 WARM, COLD = ("red", "orange", "amber"), ("blue", "green", "teal")
@@ -405,6 +405,8 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "question-answering": _question_answering,
     "text-ranking": _text_ranking,
     FORECASTING: task_series.time_series_forecasting,
+    CLASSES_OF_TABLES: lambda: task_tables.tabular_classification(_colours(), tokenizer(encoder=True)),
+    NUMBERS_OF_TABLES: lambda: task_tables.tabular_regression(_colours(), tokenizer(encoder=True)),
     "token-classification": _token_classification,
     "zero-shot-image-classification": _zero_shot_image_classification,
 }

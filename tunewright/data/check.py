@@ -60,9 +60,9 @@ class SourceReport:
 
 @dataclass
 class CheckReport:
-    """What was found. `errors` end a run even where no single row is bad; `cautions` do not, and a
-    run says them on every page. `columns`: what those of a table hold, in words. `skipped` are bad rows that the recipe has a run leave out. `datasets` are the encoded
-    rows of each role.
+    """What was found. `errors` end a run even where no single row is bad; `cautions` do not, and a run says them on
+    every page. `columns`: what those of a table hold, in words. `skipped` are bad rows that the recipe has a run leave
+    out. `datasets` are the encoded rows of each role.
     """
 
     sources: list[SourceReport] = field(default_factory=list)

@@ -101,9 +101,9 @@ def encode_all(
             if into is not None:
                 into.note(facts)
     if cut := counts.pop("cut", 0):
-        read.remarks.append(
-            f"{cut} {'rows are' if cut > 1 else 'row is'} longer than {limit} tokens: their longest texts are cut, and where that is not enough the last cells are left out"
-        )
+        many = "1 row is" if cut == 1 else f"{cut:,} rows are"
+        what = "their longest texts are cut, and where that is not enough the last cells are left out"
+        read.remarks.append(f"{many} longer than {limit} tokens: {what}")
     counts["read"] += len(read.problems)
     out.problems = [*(_of_task(p, task) for p in read.problems), *bad]
     counts["problems"] = len(out.problems)

@@ -21,8 +21,8 @@ from tunewright.finished import seeing
 from tunewright.finished.finished import Finished, open_run
 from tunewright.finished.servability import servability
 from tunewright.loading.new_biases import make_room
-from tunewright.loading.tables import TABLE_FILE, written
 from tunewright.loading.save import inputs_of, save_pretrained, verify_folder
+from tunewright.loading.tables import TABLE_FILE, written
 from tunewright.models.arguments import said_in
 from tunewright.models.generated import settle
 from tunewright.recipe import Recipe

@@ -164,8 +164,8 @@ picture's neighbours say: `measure.ranked`. `span_f1`: of whole spans, see
 `measure.spans`; `mean_iou`, `overall_accuracy`, `mean_accuracy`: of a class a pixel, see `measure.regions`; `map`,
 `map_50`, `map_75`, `mar_100`: of boxes, see `measure.boxes`; `squad_f1`,
 `squad_exact_match`: of extracted answers, see `measure.squad`. Of any number of labels a row: `multilabel_f1_micro` and
-its kin, see `measure.several`; of numbers: `mse`, `rmse`, `mae`, `pearson`, `spearman`, `r2` (the two in the middle also of cosines
-and the scores of pairs).
+its kin, see `measure.several`; of numbers: `mse`, `rmse`, `mae`, `r2`, `pearson` and `spearman` (the last two also of
+cosines and the scores of pairs).
 `sacrebleu`, `chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see `measure.overlap`.
 `wer`, `cer` and their kind: errors over words (characters), see `measure.speech`. `mase`, `smape`, `wql`,
 `scaled_mse`, `scaled_mae`: errors of forecasts, see `measure.forecasts`."""
@@ -261,7 +261,7 @@ def check_rows(name: str, task: Task, rows: Sequence[Row]) -> None:
     pairs are the same, or where an area under a curve is asked of other rows than those of two classes.
     """
     if name == "roc_auc" and task.classifies and {r.label for r in rows} != {0, 1}:
-        what = "'roc_auc' tells two classes apart, and the rows that are evaluated are not of two, the first and the second"
+        what = "'roc_auc' tells a first class from a second, and the evaluated rows are not of these two"
         raise RecipeError(what, where="measurement.metric", remedy="write metric: accuracy, f1_macro or log_loss")
     reads = get_metric(name).reads if task.ranks else ()
     bad = next((r for r in rows if r.fields.get("kind") not in reads), None) if reads else None

@@ -15,6 +15,7 @@ from tunewright import catalogue
 from tunewright.contract.batch import Row
 from tunewright.contract.task import Task
 from tunewright.data.dataset import Dataset, joined
+from tunewright.measure import trees
 from tunewright.measure.cache import BaseCache
 from tunewright.measure.choose import distinct_labels
 from tunewright.measure.cost import Cost
@@ -30,7 +31,6 @@ from tunewright.measure.drift import (
     take_features,
     take_reference,
 )
-from tunewright.measure import trees
 from tunewright.measure.forecasts import without_model
 from tunewright.measure.kept import check_predicts
 from tunewright.measure.linear_probe import (

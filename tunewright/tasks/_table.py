@@ -1,9 +1,9 @@
 """A table's row as a text for a text encoder, "age: 39; job: clerk;", and what is learnt of the columns for it.
 
 What a column is (number, category, date, free text), its mean, spread and quantiles are those of the training rows
-alone; they travel with the model (`data.table.learnt` of its run, `table.json` beside an exported one), so that a row is
-written the same wherever it is read. Rows as "column: value" for a pre-trained text model are TabLLM's (Hegselmann et
-al. 2023, arXiv:2210.10723, section 3) and TransTab's (Wang and Sun 2022, arXiv:2205.09328).
+alone; they travel with the model (`data.table.learnt` of its run, `table.json` beside an exported one), so that a row
+is written the same wherever it is read. Rows as "column: value" for a pre-trained text model are TabLLM's (Hegselmann
+et al. 2023, arXiv:2210.10723, section 3) and TransTab's (Wang and Sun 2022, arXiv:2205.09328).
 
 - Each cell is its column's name, ": ", its value and ";". Spaces and line ends of a value are one space each, "; " in
   it becomes ", ", and a name's ":" a space, so that a text says which cells it was made of (`read_back`).
