@@ -12,6 +12,7 @@ from tunewright.errors import DataError, ModelError, RecipeError
 from tunewright.loading.locate import locate
 from tunewright.loading.tables import layout_in
 from tunewright.recipe import Recipe, Source
+from tunewright.recipe.tables import TableSpec
 from tunewright.tasks import _table
 from tunewright.tasks._parts import CLASSES_OF_TABLES, TABULAR
 
@@ -31,11 +32,15 @@ def with_layout(recipe: Recipe) -> Recipe:
         _same(recipe, known)
     filled = recipe.model_copy(deep=True)
     filled._base, filled._out, filled._notes = recipe._base, recipe._out, recipe._notes
-    assert filled.data.table is not None
-    options = {k: v for k, v in (known or {}).items() if k in type(filled.data.table).model_fields}
-    filled.data.table = filled.data.table.model_copy(update=options)
-    filled.data.table.learnt = _learnt(recipe) if known is None else _what_is_learnt(known)
+    table = recipe.data.table.model_copy(update={"learnt": _learnt(recipe)}) if known is None else as_spec(known)
+    filled.data.table = table
     return filled
+
+
+def as_spec(layout: dict[str, Any]) -> TableSpec:
+    """The section of a recipe that says what a layout does."""
+    options = {k: v for k, v in layout.items() if k in TableSpec.model_fields}
+    return TableSpec(**options, learnt={k: v for k, v in layout.items() if k not in options})
 
 
 def columns_of(recipe: Recipe) -> str:
@@ -79,10 +84,6 @@ def _of_model(recipe: Recipe) -> dict[str, Any] | None:
     except (ModelError, OSError):
         return None
     return layout_in(folder, recipe.task)
-
-
-def _what_is_learnt(layout: dict[str, Any]) -> dict[str, Any]:
-    return {k: layout[k] for k in ("columns", "target") if k in layout}
 
 
 def _same(recipe: Recipe, known: dict[str, Any]) -> None:
@@ -136,16 +137,21 @@ def _learnt(recipe: Recipe) -> dict[str, Any]:
         raise found.at(where).error() from None
     if not columns:
         raise DataError("there is no column beside the target", where=where, remedy="give a file with more columns")
-    out: dict[str, Any] = {"columns": columns}
+    out: dict[str, Any] = {"columns": columns, "label": _target_of(recipe)}
     if recipe.task != CLASSES_OF_TABLES:
         numbers = sorted(x for r in rows if (x := _table.number_in(r.get("label"))) is not None)
         out["target"] = _table.spread(numbers)
     return out
 
 
+def _target_of(recipe: Recipe) -> str:
+    """The target's column, as the training files call it."""
+    return next((s.columns["label"] for s in recipe.data.train if "label" in s.columns), "label")
+
+
 def _check_target(recipe: Recipe, targets: list[Any], where: str) -> None:
     """DataError for a target that is the same in every row, and for one of numbers that are no classes."""
-    name = next((s.columns["label"] for s in recipe.data.train if "label" in s.columns), "label")
+    name = _target_of(recipe)
     there = [t for t in targets if not _table.is_empty(t)]
     if not there:
         what = f"no training row has a target in the column '{name}'"
