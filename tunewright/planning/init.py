@@ -151,9 +151,7 @@ def _table_seen(columns: Sequence[str]) -> Seen:
 def _target(column: str) -> str:
     """The line of a table's target, and how to choose what is read."""
     line = _commented(f"  target: {_scalar(column)}", "what is told, by all other columns (guessed: look at it)")
-    return (
-        f"{line}\n  # features: [...]           # columns to read; rows' numbers and names of persons teach nothing\n"
-    )
+    return f"{line}\n  # features: [...]           # columns to read; rows' numbers teach nothing\n"
 
 
 def _source(path: str, columns: Mapping[str, str], limit: int) -> Source:
