@@ -39,5 +39,6 @@ def roc_auc(rows: Sequence[Answered]) -> float:
     if many == len(rows):
         return float("nan")
     right = _likelihoods(rows)
-    ranks = rankdata(np.where(is_positive, right, 1.0 - right))
+    # equal ones stay equal: 1 - (1 - p) is not p in every bit
+    ranks = rankdata(np.where(is_positive, right, 1.0 - right).round(12))
     return float((ranks[is_positive].sum() - many * (many + 1) / 2) / (many * (len(rows) - many)))

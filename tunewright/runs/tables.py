@@ -12,6 +12,7 @@ from tunewright.errors import DataError, ModelError, RecipeError
 from tunewright.loading.locate import locate
 from tunewright.loading.tables import layout_in
 from tunewright.recipe import Recipe, Source
+from tunewright.recipe.models import located
 from tunewright.recipe.tables import TableSpec
 from tunewright.tasks import _table
 from tunewright.tasks._parts import CLASSES_OF_TABLES, TABULAR
@@ -80,7 +81,8 @@ def _of_model(recipe: Recipe) -> dict[str, Any] | None:
     if recipe.model.fresh:
         return None
     try:
-        folder = locate(recipe.model.name, recipe.model.revision, progress=False).folder
+        spec = located(recipe.model, recipe.base)
+        folder = locate(spec.name, spec.revision, progress=False).folder
     except (ModelError, OSError):
         return None
     return layout_in(folder, recipe.task)
