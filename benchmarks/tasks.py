@@ -12,6 +12,7 @@ multiple-choice: fallacies, one of BIG-bench's tasks (Srivastava et al. 2022) wi
 text-classification with any number of labels: intents of NLU++; with a number: how convincing arguments are, as
 UKPConvArg1 ranks them (Habernal and Gurevych 2016), on topics that are not learnt from.
 text-ranking: the same questions, each with the name of its intent and others drawn from the 77.
+tabular-classification and tabular-regression: tables that scikit-learn carries; see benchmarks.task_tables.
 text2text-generation: no small pre-trained encoder-decoder may be passed on, so one is made first, from nothing, on
 three short tasks of instruction induction (Honovich et al. 2022); a fourth is then learnt, and the three are kept.
 question-answering: facts of T-REx in ParaRel's sentences (Elazar et al. 2021), three to a context, and a question about
@@ -32,7 +33,16 @@ from pathlib import Path
 from typing import Any
 
 import tunewright
-from benchmarks import task_boxes, task_pictures, task_regions, task_seeing, task_series, task_sounds, task_views
+from benchmarks import (
+    task_boxes,
+    task_pictures,
+    task_regions,
+    task_seeing,
+    task_series,
+    task_sounds,
+    task_tables,
+    task_views,
+)
 from tunewright.finished.export import export
 from tunewright.report.schema import Report
 
@@ -329,6 +339,14 @@ def views(data: Path, out: Path) -> Path:
     return finished(task_views.recipe(data, out, TRAIN), out / task_views.TASK)
 
 
+def diagnoses(data: Path, out: Path) -> Path:
+    return finished(task_tables.recipe(out / "rows", task_tables.TASKS[0], TRAIN), out / task_tables.TASKS[0])
+
+
+def progression(data: Path, out: Path) -> Path:
+    return finished(task_tables.recipe(out / "rows", task_tables.TASKS[1], TRAIN), out / task_tables.TASKS[1])
+
+
 def regions(data: Path, out: Path) -> Path:
     return finished(task_regions.recipe(data, out, TRAIN, finished), out / "image-segmentation")
 
@@ -393,6 +411,16 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "text2text-generation": (
         text2text,
         "numbers in words (instruction induction), a tiny T5 made from nothing on three others of its tasks, LoRA",
+    ),
+    task_tables.TASKS[0]: (
+        diagnoses,
+        "whether a tumour is malignant by ten measures of its cells (scikit-learn's breast_cancer, 300 rows learnt "
+        "from), MiniLM-L6 (22.7M parameters), full",
+    ),
+    task_tables.TASKS[1]: (
+        progression,
+        "how diabetes progressed within a year by ten measures (scikit-learn's diabetes, 300 rows learnt from), "
+        "MiniLM-L6 (22.7M parameters), full",
     ),
     task_series.TASK: (
         forecasting,

@@ -22,7 +22,7 @@ from tunewright.data.sharegpt import turns_of
 from tunewright.data.task_file import TASK_SHAPES
 from tunewright.errors import MethodError, did_you_mean, nearest
 from tunewright.machine import installed
-from tunewright.tasks._parts import FEATURES, FORECASTING, SERIES, TABLE, TABULAR
+from tunewright.tasks._parts import FEATURES, FORECASTING, SERIES, TABLE
 
 Row = dict[str, Any]
 
@@ -157,7 +157,6 @@ SHAPES = (
     Shape("judged-passage", ("query", "passage", "label"), as_it_is),
     Shape("scored-pair", ("sentence1", "sentence2", "score"), as_it_is),
     Shape(SERIES, ("start", "target"), _as_series),
-    Shape(TABLE, ("cells", "text", "label"), as_it_is),
 )
 """In the order in which they are tried: the first whose columns are all there."""
 SHAPELESS = "row"
@@ -184,7 +183,6 @@ _OF_TASK: dict[str, tuple[str, ...]] = {
     "text-ranking": ("judged-passage", "positive-pair"),
     "text2text-generation": ("prompt-completion", "chat"),
     FORECASTING: (SERIES,),
-    **dict.fromkeys(TABULAR, (TABLE,)),
     "token-classification": ("tagged",),
     "zero-shot-image-classification": ("image-text", "image-label"),
 }
@@ -212,8 +210,10 @@ def shape_names() -> list[str]:
 
 
 def is_format(wanted: str) -> bool:
-    """Whether a source's `format` means a shape, by its name or by one of its columns; those of other packages too."""
-    if wanted in shape_names() or any(wanted in s.columns for s in SHAPES):
+    """Whether a source's `format` means a shape, by its name or by one of its columns; those of other packages too, and
+    tables, whose columns may be any.
+    """
+    if wanted == TABLE or wanted in shape_names() or any(wanted in s.columns for s in SHAPES):
         return True
     return any(wanted in s.columns for s in _added()[0])
 
