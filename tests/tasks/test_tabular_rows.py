@@ -46,6 +46,13 @@ def text(row: Any) -> str:
     return str(READER.decode(row.input_ids, skip_special_tokens=True))
 
 
+def read_back(said: str, made: dict[str, Any]) -> dict[str, str]:
+    """The values that a row's text was made of, by column; cells that were left out are not among them."""
+    names = {column["shown"]: column["name"] for column in made["columns"]}
+    split = (part.partition(": ") for part in said.removesuffix(";").split("; "))
+    return {names[shown]: value for shown, _, value in split}
+
+
 ROWS = [
     {
         "age": 20 + i,
@@ -190,7 +197,7 @@ def test_every_value_comes_back_from_the_text(names: list[str], data: Any, missi
     except RowProblem as problem:
         assert problem.field == "row" and all(_table.is_empty(v) for v in row.values())
         return
-    back = _table.read_back(_table.text_of(parts), made)
+    back = read_back(_table.text_of(parts), made)
     for name, value in row.items():
         if _table.is_empty(value):
             assert back.get(name) == (_table.MISSING if missing == "write" else None)
@@ -206,7 +213,7 @@ def test_names_that_look_alike_in_texts_stay_apart() -> None:
     made = layout([{"a:b": 1, "a b": 2, "": 3, "a  b": 4}])
     assert [c["shown"] for c in made["columns"]] == ["a b", "a b'", "column 3", "a b''"]
     row = {"a:b": 5, "a b": 6, "": 7, "a  b": 8}
-    back = _table.read_back(_table.text_of(_table.parts_of(row, made)), made)
+    back = read_back(_table.text_of(_table.parts_of(row, made)), made)
     assert back == {name: str(value) for name, value in row.items()}
 
 
@@ -304,6 +311,10 @@ def test_the_target_and_other_names_of_columns() -> None:
     assert made["label"] == "high" and made["cells"] == {"age": 3, "job": "cook", "label": "old"}
     assert made["text"] == "age: 3; job: cook; label: old;"
     assert as_cells(row, {"label": "income"}, ["job"])["cells"] == {"job": "cook"}
+    assert as_cells(row, {}, None, "income") == made | {
+        "cells": {"Age": 3, "job": "cook", "label": "old"},
+        "text": ("Age: 3; job: cook; label: old;"),
+    }
     for columns, field in (({"label": "incom"}, "incom"), ({"age": "Years"}, "Years"), ({"job": "Age"}, "job")):
         with pytest.raises(RowProblem) as caught:
             as_cells(row, columns, None)

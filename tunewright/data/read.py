@@ -137,7 +137,8 @@ def records_in(
             if not drawn(name, source) or asked and not meant(row, asked, source.columns):
                 continue
             if source.format == TABLE_ROWS:
-                values, shape = as_cells(row, source.columns, getattr(source, "_features", None)), TABLE_ROWS
+                target, features = (getattr(source, name, None) for name in ("_target", "_features"))
+                values, shape = as_cells(row, source.columns, features, target), TABLE_ROWS
             else:
                 values, shape = canonical(row, source.columns, source.format)
             if (seed := getattr(source, "permute", None)) is not None:

@@ -20,12 +20,15 @@ LABEL = "label"
 Cell = float | int | str | bool | None
 
 
-def as_cells(row: Mapping[str, Any], columns: Mapping[str, str], features: Sequence[str] | None) -> dict[str, Any]:
-    """`cells`, `text`, and `label` where the row has a target. `columns`: `label` -> the target's column, and what
-    features are called -> what the file calls them. RowProblem for a cell that is neither, and for names that are not
-    there.
+def as_cells(
+    row: Mapping[str, Any], columns: Mapping[str, str], features: Sequence[str] | None, target: str | None = None
+) -> dict[str, Any]:
+    """`cells`, `text`, and `label` where the row has a target. `columns`: `label` -> the target's column, where it is
+    not the `target` that all sources have, and what features are called -> what the file calls them. RowProblem for a
+    cell that is neither, and for names that are not there.
     """
-    target = columns.get(LABEL, LABEL)
+    named_target = columns.get(LABEL, target)
+    target = named_target or LABEL
     theirs = {ours: name for ours, name in columns.items() if ours != LABEL}
     for ours, name in theirs.items():
         if name not in row:
@@ -33,7 +36,7 @@ def as_cells(row: Mapping[str, Any], columns: Mapping[str, str], features: Seque
         if ours in row and ours != name and ours not in theirs.values():
             what = f"columns calls '{name}' by the name '{ours}', which another column has"
             raise RowProblem(ours, what, "give it another name")
-    if target not in row and LABEL in columns:
+    if target not in row and named_target is not None:
         raise RowProblem(target, f"the row has no column '{target}', the target", _near(target, row))
     renamed = {name: ours for ours, name in theirs.items()}
     named = {renamed.get(name, name): value for name, value in row.items() if name != target}

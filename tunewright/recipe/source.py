@@ -80,7 +80,8 @@ class Source(Spec):
     parameters: dict[str, Any] | None = Field(
         None, description="of rows that are made (path: make:NAME)", examples=[{"rows": 1000}]
     )
-    _features: tuple[str, ...] | None = PrivateAttr(None)  # of a table: the columns that `data.features` names
+    _target: str | None = PrivateAttr(None)  # of a table: what `data.target` and `data.features` name
+    _features: tuple[str, ...] | None = PrivateAttr(None)
 
     @model_serializer(mode="wrap")
     def _write(self, handler: SerializerFunctionWrapHandler) -> Any:

@@ -50,8 +50,7 @@ def as_table(source: Source, target: str | None, features: list[str] | None) -> 
     """A source read as a table, cell by cell."""
     source = source.model_copy(deep=True)
     source.format = source.format or TABLE
-    if target is not None:
-        source.columns = {"label": target, **source.columns}
+    source._target = target
     source._features = None if features is None else tuple(features)
     return source
 

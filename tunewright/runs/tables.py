@@ -119,7 +119,8 @@ def _learnt(recipe: Recipe) -> dict[str, Any]:
     for stage in recipe.stages:
         if stage.data is not None and "train" in stage.data.model_fields_set:
             sources += [s for s in stage.data.train if s not in sources]
-    rows = [r for r in _records(recipe, sources) if (r.source, r.id) not in held]
+    every = {(r.source, r.id): r for r in _records(recipe, sources)}  # a stage may read some of the same rows
+    rows = [r for key, r in every.items() if key not in held]
     where = ", ".join(dict.fromkeys(s.path for s in sources))
     if not rows:
         read = [read_lazily(s, recipe.base) for s in sources]
@@ -148,7 +149,8 @@ def _learnt(recipe: Recipe) -> dict[str, Any]:
 
 def _target_of(recipe: Recipe) -> str:
     """The target's column, as the training files call it."""
-    return next((s.columns["label"] for s in recipe.data.train if "label" in s.columns), "label")
+    named = (s.columns["label"] for s in recipe.data.train if "label" in s.columns)
+    return recipe.data.target or next(named, "label")
 
 
 def _check_target(recipe: Recipe, targets: list[Any], where: str) -> None:

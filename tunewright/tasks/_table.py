@@ -6,7 +6,7 @@ is written the same wherever it is read. Rows as "column: value" for a pre-train
 et al. 2023, arXiv:2210.10723, section 3) and TransTab's (Wang and Sun 2022, arXiv:2205.09328).
 
 - Each cell is its column's name, ": ", its value and ";". Spaces and line ends of a value are one space each, "; " in
-  it becomes ", ", and a name's ":" a space, so that a text says which cells it was made of (`read_back`).
+  it becomes ", ", and a name's ":" a space, so that a text says which cells it was made of.
 - Numbers keep `digits` significant digits, and all before the point; or are written as the quantile bin that they lie
   in ("3 of 10"). `scaled` gives each cell's tokens a factor, 1 + z / 4 with z = (x - mean) / std held to 3 at most.
 - Rows that are too long are cut by cell: the longest text first, whole cells from the end where that is not enough.
@@ -267,15 +267,6 @@ def places_of(parts: Sequence[tuple[Mapping[str, Any], str]]) -> list[int]:
         out.append(at)
         at += len(f"{column['shown']}: {value}; ")
     return [*out, at - 1]
-
-
-def read_back(text: str, layout: Layout) -> dict[str, str]:
-    """The values that a row's text was made of, by column, as they are written there; cells that were left out are not
-    among them.
-    """
-    names = {column["shown"]: column["name"] for column in layout["columns"]}
-    split = (part.partition(": ") for part in text.removesuffix(";").split("; "))
-    return {names[shown]: value for shown, _, value in split if shown in names}
 
 
 def factor(value: Any, column: Mapping[str, Any]) -> float:
