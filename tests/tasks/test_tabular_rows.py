@@ -141,6 +141,8 @@ def test_bins_hold_about_as_many_each() -> None:
     made = layout([{"x": x} for x in numbers], numbers="bins", bins=5)
     said = [_table.value_of(x, made["columns"][0], made) for x in numbers]
     assert {s: said.count(s) for s in sorted(set(said))} == {f"{k} of 5": 200 for k in range(1, 6)}
+    few = layout([{"x": x} for x in [0] * 8 + [1, 2]], numbers="bins", bins=5)
+    assert [_table.value_of(x, few["columns"][0], few) for x in (0, 1, 2)] == ["1 of 2", "2 of 2", "2 of 2"]
     assert _table.value_of(1e9, made["columns"][0], made) == "5 of 5"  # beyond what was learnt from
     assert _table.value_of(-1e9, made["columns"][0], made) == "1 of 5"
 
