@@ -252,6 +252,7 @@ def test_a_run_of_numbers(place: Path) -> None:
     report = Report.load(place / "out")
     target, asked, learnt = report.target, people(30, 1), people(60)
     assert target is not None and target.metric == "rmse" and target.unit == "units of the target"
+    assert not any("data.problem_type" in note for note in report.notes)  # the task's name says it
     assert [o.metric for o in target.others] == ["mae", "r2"] and target.direction == "lower"
     mean = np.mean([r["pay"] for r in learnt])
     wanted = math.sqrt(np.mean([(r["pay"] - mean) ** 2 for r in asked]))

@@ -107,7 +107,7 @@ def told_by_rows(recipe: Recipe, task: Task) -> list[str]:
 
 
 def _problem(recipe: Recipe, task: Task) -> list[str]:
-    if not task.other_problem or recipe.data.problem_type is not None:
+    if not task.other_problem or not task.problem_types or recipe.data.problem_type is not None:
         return []
     has = "a number" if task.scores else "any number of labels"
     return [f"rows have {has}: read as {task.problem_type} (data.problem_type says otherwise)"]
