@@ -56,17 +56,20 @@ def _correlation(figure: Callable[[Sequence[Answered]], float]) -> Metric:
     return Metric("predicted", figure=figure, bounds=(-1.0, 1.0), share=False, of="number", reads=("scored-pair",))
 
 
-def _error_of_numbers(**how: Callable[[Sequence[Answered]], float]) -> Metric:
+def _error_of_numbers(
+    figure: Callable[[Sequence[Answered]], float] | None = None, *, beside: tuple[str, ...]
+) -> Metric:
     """Of a number a row, in its own unit."""
     return Metric(
         "predicted",
         higher_is_better=False,
         compare=numeric.absolute_error,
+        figure=figure,
         bounds=None,
         share=False,
         of="number",
         unit="units of the target",
-        **how,
+        beside=beside,
     )
 
 
@@ -135,8 +138,8 @@ METRICS: dict[str, Metric] = {
         beside=("pearson", "spearman", "r2"),
         unit="squared points",
     ),
-    "rmse": replace(_error_of_numbers(figure=numeric.root_mean_square), beside=("mae", "r2")),
-    "mae": replace(_error_of_numbers(), beside=("rmse", "r2")),
+    "rmse": _error_of_numbers(numeric.root_mean_square, beside=("mae", "r2")),
+    "mae": _error_of_numbers(beside=("rmse", "r2")),
     "pearson": _correlation(numeric.pearson),
     "spearman": _correlation(numeric.spearman),
     "r2": Metric("predicted", figure=numeric.r2, bounds=None, share=False, of="number"),

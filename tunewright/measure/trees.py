@@ -63,8 +63,8 @@ def _matrix(kinds: Sequence[str], known: Sequence[Mapping[Any, int]], rows: Sequ
     columns = [k for k, kind in enumerate(kinds) if kind != TEXT]
     out = np.full((len(rows), len(columns)), np.nan)
     for i, row in enumerate(rows):
-        cells = row.fields.get("cells")
-        for j, k in enumerate(columns if cells is not None else ()):
+        cells = row.fields.get("cells") or [None] * len(kinds)
+        for j, k in enumerate(columns):
             value = known[k].get(cells[k]) if kinds[k] == CATEGORY else cells[k]
             if value is not None:
                 out[i, j] = value

@@ -142,10 +142,10 @@ class Meter:
         if s.task.is_a(FORECASTING) and self.metric not in ("", "loss"):
             readings.baselines = without_model(self.rows, self.metric)
         if self.probed and s.options.table is not None and trees.has_columns(s.options.table) and self._comparable():
-            learnt = [row for d in self.learnt() for row in d.rows]
+            every = [row for d in self.learnt() for row in d.rows]
             names = self.model.config.id2label if s.task.classifies else None
             with self.cost.phase(TREES):
-                said = trees.results(s.options.table, learnt, self.rows, self.metric, names)
+                said = trees.results(s.options.table, every, self.rows, self.metric, names)
             readings.baselines[TREES] = said
         tensors: dict[str, Tensor] = {}
         if self.drift_rows and self.by_features:
