@@ -12,6 +12,7 @@ multiple-choice: fallacies, one of BIG-bench's tasks (Srivastava et al. 2022) wi
 text-classification with any number of labels: intents of NLU++; with a number: how convincing arguments are, as
 UKPConvArg1 ranks them (Habernal and Gurevych 2016), on topics that are not learnt from.
 text-ranking: the same questions, each with the name of its intent and others drawn from the 77.
+tabular-classification and tabular-regression: tables that scikit-learn carries; see benchmarks.task_tables.
 text2text-generation: no small pre-trained encoder-decoder may be passed on, so one is made first, from nothing, on
 three short tasks of instruction induction (Honovich et al. 2022); a fourth is then learnt, and the three are kept.
 question-answering: facts of T-REx in ParaRel's sentences (Elazar et al. 2021), three to a context, and a question about
@@ -41,6 +42,7 @@ from benchmarks import (
     task_seeing,
     task_series,
     task_sounds,
+    task_tables,
     task_views,
 )
 from tunewright.finished.export import export
@@ -364,6 +366,14 @@ def views(data: Path, out: Path) -> Path:
     return finished(task_views.recipe(data, out, TRAIN), out / task_views.TASK)
 
 
+def diagnoses(data: Path, out: Path) -> Path:
+    return finished(task_tables.recipe(out / "rows", task_tables.TASKS[0], TRAIN), out / task_tables.TASKS[0])
+
+
+def progression(data: Path, out: Path) -> Path:
+    return finished(task_tables.recipe(out / "rows", task_tables.TASKS[1], TRAIN), out / task_tables.TASKS[1])
+
+
 def regions(data: Path, out: Path) -> Path:
     return finished(task_regions.recipe(data, out, TRAIN, finished), out / "image-segmentation")
 
@@ -443,6 +453,16 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         policies,
         "a decision transformer that has learnt CartPole from scripts' episodes, and now 24 episodes of a cart that is "
         "pushed the other way, `lora`",
+    ),
+    task_tables.TASKS[0]: (
+        diagnoses,
+        "whether a tumour is malignant by ten measures of its cells (scikit-learn's breast_cancer, 300 rows learnt "
+        "from), MiniLM-L6 (22.7M parameters), full",
+    ),
+    task_tables.TASKS[1]: (
+        progression,
+        "how diabetes progressed within a year by ten measures (scikit-learn's diabetes, 300 rows learnt from), "
+        "MiniLM-L6 (22.7M parameters), full",
     ),
     task_series.TASK: (
         forecasting,

@@ -373,4 +373,5 @@ def test_every_field_of_data_has_a_case() -> None:
     staged |= {"masks"}  # tests/tasks/test_image_segmentation.py
     staged |= {"boxes"}  # tests/tasks/test_object_detection.py
     staged |= {"views"}  # tests/tasks/test_image_feature_extraction.py
+    staged |= {"target", "features", "table"}  # tests/tasks/test_tabular.py
     assert set(DATA) | staged == set(DataSpec.model_fields)

@@ -65,7 +65,11 @@ def answered(draw, metric: str):
     scores = draw(st.lists(one, min_size=n, max_size=n))
     answers, references = (draw(st.lists(st.sampled_from(of), min_size=n))[:n] for of in (said, wanted))
     weights = draw(st.lists(st.floats(0.5, 5000), min_size=n, max_size=n)) if not m.proportion else [1.0] * n
-    return _rows(scores, weights, answers, references)
+    rows = _rows(scores, weights, answers, references)
+    if m.kind == "classified":  # of the right class, as `log_loss` and `roc_auc` read it
+        likely = draw(st.lists(shares, min_size=n, max_size=n))
+        rows = [r.model_copy(update={"likelihood": p}) for r, p in zip(rows, likely, strict=True)]
+    return rows
 
 
 @pytest.mark.parametrize("metric", target.METRICS)

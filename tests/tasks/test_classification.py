@@ -188,6 +188,7 @@ def test_tasks_are_found_by_name():
             "reward-modeling",
         ),
         "sentence-similarity",
+        *("tabular-classification", "tabular-regression"),
         *("text-classification", "text-generation", "text-ranking", "text-to-image", "text2text-generation"),
         *("time-series-forecasting", "token-classification", "unconditional-image-generation"),
         "zero-shot-image-classification",

@@ -128,6 +128,7 @@ class Check(Answer):
     notices: list[Notice] = Field(description="what can be used and should be looked at")
     refusals: list[str] = Field(description="what ends a run beside bad rows")
     cautions: list[str]
+    columns: str
     written: list[str] = Field(description="files of --clean")
 
 

@@ -18,11 +18,14 @@ from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.read import read_all
 from tunewright.data.shapes import canonical
+from tunewright.data.tables import as_cells
 from tunewright.loading.load import Loaded
 from tunewright.recipe import Recipe, Source
 from tunewright.runs.assemble import assemble
 from tunewright.runs.session import Session
+from tunewright.runs.sources import as_this_table
 from tunewright.tasks import get_task
+from tunewright.tasks._parts import TABULAR
 
 TRAIN, TEST, RECIPE = "train.jsonl", "test.jsonl", "recipe.yaml"
 
@@ -129,7 +132,9 @@ class TaskCase:
     @cached_property
     def records(self) -> list[Record]:
         """The example's rows as a task is given them: columns recognised, ids and places known."""
-        return [r for name in (TRAIN, TEST) for r in read_all(Source(path=name), self.folder).records]
+        recipe = self.recipe()
+        sources = [as_this_table(recipe, Source(path=name)) for name in (TRAIN, TEST)]
+        return [r for source in sources for r in read_all(source, self.folder).records]
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -139,7 +144,7 @@ class TaskCase:
         """A bad row as a task is given it, or what its shape says against it."""
         row, _ = self.example.bad[what]
         try:
-            values, _ = canonical(row, {})
+            values = as_cells(row, {}, None) if self.task.name in TABULAR else canonical(row, {})[0]
         except RowProblem as problem:
             return problem
         return Record(values, id="bad", where="bad.jsonl:1", source="bad", base=str(self.folder))

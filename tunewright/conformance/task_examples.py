@@ -18,10 +18,19 @@ from tunewright.conformance import (
     task_seeing,
     task_series,
     task_sounds,
+    task_tables,
 )
 from tunewright.conformance.task_case import TaskExample
 from tunewright.errors import MethodError
-from tunewright.tasks._parts import FEATURES, FORECASTING, PLAYING, TO_IMAGE, UNCONDITIONAL
+from tunewright.tasks._parts import (
+    CLASSES_OF_TABLES,
+    FEATURES,
+    FORECASTING,
+    NUMBERS_OF_TABLES,
+    PLAYING,
+    TO_IMAGE,
+    UNCONDITIONAL,
+)
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<mask>", "<cls>", "<sep>", "<unk>")
 WARM, COLD = ("red", "orange", "amber"), ("blue", "green", "teal")
@@ -417,6 +426,8 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     TO_IMAGE: task_drawing.text_to_image,
     FORECASTING: task_series.time_series_forecasting,
     PLAYING: task_episodes.reinforcement_learning,
+    CLASSES_OF_TABLES: lambda: task_tables.tabular_classification(_colours(), tokenizer(encoder=True)),
+    NUMBERS_OF_TABLES: lambda: task_tables.tabular_regression(_colours(), tokenizer(encoder=True)),
     "token-classification": _token_classification,
     "zero-shot-image-classification": _zero_shot_image_classification,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ from tunewright.conformance.case import Check, global_randomness_unchanged
 from tunewright.conformance.task_case import TaskCase
 from tunewright.conformance.training import close
 from tunewright.contract.batch import Batch, Outputs, Row
-from tunewright.contract.task import Task
+from tunewright.contract.task import REGRESSION, Task
 from tunewright.measure.generate import stop_ids
 from tunewright.measure.target import answer_length, check_metric, evaluate, get_metric, metric_names, summary
 from tunewright.models.arguments import takes
-from tunewright.tasks import own_names
+from tunewright.tasks import as_problem, get_task, own_names
 from tunewright.tasks._features import features
 
 FLAGS = ("generates", "labelled", "per_token", "scores", "reads_files")
@@ -38,9 +39,7 @@ def declarations_are_whole(case: TaskCase) -> None:
 
 def it_is_what_its_kind_says(case: TaskCase) -> None:
     """Rows, batches and outputs have what those of the task have whose kind it is: methods read them alike."""
-    from tunewright.conformance.task_examples import example_of
-
-    like = TaskCase(case.task.kind, example_of(case.task.kind))
+    like = _of_its_kind(case.task)
     for flag in FLAGS:
         own, other = getattr(case.task, flag), getattr(like.task, flag)
         assert own == other, f"{flag} is {own}, and of the kind {case.task.kind} it is {other}"
@@ -55,6 +54,18 @@ def it_is_what_its_kind_says(case: TaskCase) -> None:
     for name in ("features", "head", "scores", "present"):
         has, wanted = (getattr(o, name) is not None for o in (out, other_out))
         assert has or not wanted, f"outputs have no {name}"
+
+
+def _of_its_kind(task: Task) -> TaskCase:
+    """The built-in task that another is like, on its example; of a number a row with numbers in the labels' place."""
+    from tunewright.conformance.task_examples import example_of
+
+    example, like = example_of(task.kind), get_task(task.kind)
+    if task.problem_type == REGRESSION != like.problem_type:
+        like = as_problem(like, REGRESSION)
+        rows = [{**row, "label": i + 0.5} for i, row in enumerate(example.rows)]
+        example = replace(example, rows=rows, labels=None)
+    return TaskCase(task.kind, example, like)
 
 
 def alone_as_beside_others(case: TaskCase) -> None:

@@ -67,6 +67,7 @@ class Metric:
 
     `parts` gives the figure of each part that rows have (a type of spans), by name; `beside`: names of further metrics
     of the same kind, which are shown beside it; `library`: the module that it counts with, of the extra "metrics".
+    `unit`: of a figure that is no share, where it is not the unit of the task's loss.
     """
 
     kind: Literal["generated", "teacher-forced", "classified", "paired", "predicted", "ranked", "played"]
@@ -86,6 +87,7 @@ class Metric:
     library: str = ""
     weigh: Callable[[str], float] | None = None
     of_ranking: Callable[[Ranking], float] | None = None
+    unit: str = ""
     reads: tuple[str, ...] = ()
 
     @property
@@ -101,7 +103,8 @@ OWN = (
     *("mean_iou", "overall_accuracy", "mean_accuracy"),
     *("map", "map_50", "map_75", "mar_100"),
     *("multilabel_f1_micro", "multilabel_f1_macro", "multilabel_exact_match", "multilabel_accuracy"),
-    *("mse", "pearson", "spearman", "r2"),
+    *("log_loss", "roc_auc"),
+    *("mse", "pearson", "spearman", "r2", "rmse", "mae"),
     *("ndcg@10", "mrr", "recall@1", "recall@5", "recall@10", "recall@100", "knn_accuracy"),
     *("sacrebleu", "chrf", "rouge1", "rouge2", "rougeL"),
     *("wer", "wer_english", "wer_exact", "cer"),

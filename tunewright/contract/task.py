@@ -32,8 +32,9 @@ class EncodeOptions:
     turn for rows that have none. `chat`: whether prompts go through the chat template; None: when the tokenizer has
     one. `labels`: class names in the order of their ids. `image`: size, mean, std and how to resize, see
     `tasks.image_classification.image_options`. `audio`: rate, longest recording and feature extractor, see
-    `tasks._features.audio_options`. `series`: what windows of time series are, see `tasks._series`.
-    `trajectories`: what windows of episodes are, see `tasks._policies.options`.
+    `tasks._features.audio_options`. `series`: what windows of time series are, see `tasks._series.series_options`.
+    `trajectories`: what windows of episodes are, see `tasks._policies.options`. `table`: what a table's columns are and
+    how cells are written, see `tasks._table`.
     """
 
     max_length: int = 1024
@@ -47,11 +48,12 @@ class EncodeOptions:
     series: dict[str, Any] | None = None
     trajectories: dict[str, Any] | None = None
     kept: bool = False
+    table: dict[str, Any] | None = None
 
     def key(self) -> str:
         """A text that is equal exactly for equal options."""
         values = asdict(self)
-        later = ("series", "trajectories")
+        later = ("series", "trajectories", "table")
         return json.dumps({k: v for k, v in values.items() if k not in later or v is not None}, sort_keys=True)
 
 
@@ -232,6 +234,12 @@ class Task:
     def chance(self, row: Row) -> float | None:
         """How often an answer at random is right, where that is known without reading anything."""
         return None
+
+    def beside(self, metric: str, rows: Sequence[Row]) -> tuple[str, ...]:
+        """Further metrics of the same answers that a report shows beside a headline of evaluated rows, with those that
+        the metric itself names.
+        """
+        return ()
 
     def default_metric(self, rows: Sequence[Row]) -> str:
         """The metric that is the target's headline when the recipe says `auto`."""

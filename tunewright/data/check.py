@@ -60,9 +60,9 @@ class SourceReport:
 
 @dataclass
 class CheckReport:
-    """What was found. `errors` end a run even where no single row is bad; `cautions` do not, and a
-    run says them on every page. `skipped` are bad rows that the recipe has a run leave out. `datasets` are the encoded
-    rows of each role.
+    """What was found. `errors` end a run even where no single row is bad; `cautions` do not, and a run says them on
+    every page. `columns`: what those of a table hold, in words. `skipped` are bad rows that the recipe has a run leave
+    out. `datasets` are the encoded rows of each role.
     """
 
     sources: list[SourceReport] = field(default_factory=list)
@@ -71,6 +71,7 @@ class CheckReport:
     notices: list[Notice] = field(default_factory=list)
     errors: list[TunewrightError] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
+    columns: str = ""
     datasets: dict[str, list[Dataset]] = field(default_factory=dict, repr=False)
 
     def note(self, kind: str, reason: str, remedy: str, places: Iterable[str], pairs: Iterable[str] = ()) -> None:
@@ -106,6 +107,7 @@ class CheckReport:
             "notices": [asdict(n) for n in self.notices],
             "refusals": self.refusals,
             "cautions": self.cautions,
+            "columns": self.columns,
         }
 
 

@@ -100,10 +100,15 @@ def encode_all(
             counts["read"] += len(window)
             seen = list(_made(window, task, tokenizer, options, limit, change, bad))
             facts = looking.facts(seen)
+            counts["cut"] += sum("cut" in made.fields for _, made, _ in seen)
             rows = _kept(seen, facts["flags"].tolist(), counts)
             out.rows.extend(rows)
             if into is not None:
                 into.note(facts)
+    if cut := counts.pop("cut", 0):
+        many = "1 row is" if cut == 1 else f"{cut:,} rows are"
+        what = "their longest texts are cut, and where that is not enough the last cells are left out"
+        read.remarks.append(f"{many} longer than {limit} tokens: {what}")
     counts["read"] += len(read.problems)
     out.problems = [*(_of_task(p, task) for p in read.problems), *bad]
     counts["problems"] = len(out.problems)

@@ -24,9 +24,11 @@ from tunewright.data.remote import Remote, passing
 from tunewright.data.series import series_in
 from tunewright.data.shapes import SHAPELESS, canonical, recognise, rename
 from tunewright.data.steps import episodes_in
+from tunewright.data.tables import as_cells
 from tunewright.data.where import drawn, meant, wanted
 from tunewright.errors import DataError
 from tunewright.tasks._parts import SERIES, STEPS
+from tunewright.tasks._parts import TABLE as TABLE_ROWS
 
 __all__ = ["Place", "Record", "SourceLike", "locate", "read_all", "read_source"]
 
@@ -148,7 +150,11 @@ def records_in(
                 raise RowProblem(row.field, row.reason, row.remedy)
             if not drawn(name, source) or asked and not meant(row, asked, source.columns):
                 continue
-            values, shape = canonical(row, source.columns, source.format)
+            if source.format == TABLE_ROWS:
+                target, features = (getattr(source, name, None) for name in ("_target", "_features"))
+                values, shape = as_cells(row, source.columns, features, target), TABLE_ROWS
+            else:
+                values, shape = canonical(row, source.columns, source.format)
             if (seed := getattr(source, "permute", None)) is not None:
                 values = {**values, "image": reordered(values.get("image"), seed)}
             yield Record(values, id=name, where=where, source=place.name, shape=shape, base=folder)

@@ -22,7 +22,17 @@ from tunewright.data.sharegpt import turns_of
 from tunewright.data.task_file import TASK_SHAPES
 from tunewright.errors import MethodError, did_you_mean, nearest
 from tunewright.machine import installed
-from tunewright.tasks._parts import FEATURES, FORECASTING, PLAYING, SERIES, STEPS, TO_IMAGE, TRAJECTORY, UNCONDITIONAL
+from tunewright.tasks._parts import (
+    FEATURES,
+    FORECASTING,
+    PLAYING,
+    SERIES,
+    STEPS,
+    TABLE,
+    TO_IMAGE,
+    TRAJECTORY,
+    UNCONDITIONAL,
+)
 
 Row = dict[str, Any]
 
@@ -224,8 +234,10 @@ def shape_names() -> list[str]:
 
 
 def is_format(wanted: str) -> bool:
-    """Whether a source's `format` means a shape, by its name or by one of its columns; those of other packages too."""
-    if wanted in shape_names() or any(wanted in s.columns for s in SHAPES):
+    """Whether a source's `format` means a shape, by its name or by one of its columns; those of other packages too, and
+    tables, whose columns may be any.
+    """
+    if wanted == TABLE or wanted in shape_names() or any(wanted in s.columns for s in SHAPES):
         return True
     return any(wanted in s.columns for s in _added()[0])
 

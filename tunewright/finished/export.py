@@ -22,6 +22,7 @@ from tunewright.finished.finished import Finished, open_run
 from tunewright.finished.servability import servability
 from tunewright.loading.new_biases import make_room
 from tunewright.loading.save import inputs_of, save_pretrained, verify_folder
+from tunewright.loading.tables import TABLE_FILE, written
 from tunewright.models.arguments import said_in
 from tunewright.models.generated import settle
 from tunewright.recipe import Recipe
@@ -96,7 +97,13 @@ def export(
             remedy="report this as a defect",
         )
     save_pretrained(
-        run.adapted.model, run.tokenizer, target, card_of(run), processor=run.loaded.processor, base=run.loaded.folder
+        run.adapted.model,
+        run.tokenizer,
+        target,
+        card_of(run),
+        processor=run.loaded.processor,
+        base=run.loaded.folder,
+        beside={} if run.options.table is None else {TABLE_FILE: written(run.options.table, run.task.name)},
     )
     try:
         reloaded = verify_folder(target, run.adapted.model, inputs)

@@ -61,6 +61,7 @@ def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Rea
         audio=audio,
         series=series,
         trajectories=trajectories,
+        table=None if data.table is None else data.table.layout(),
     )
 
 

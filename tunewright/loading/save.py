@@ -33,11 +33,13 @@ def save_pretrained(
     shard_size: str = "5GB",
     replace: bool = False,
     base: Path | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> Path:
     """Write config, generation config, weights (safetensors, shards of at most `shard_size`), tokenizer and card.
 
     `card`: `name`, `base_model`, `licence`, `tags`, `pipeline_tag`, `text` (Markdown) and `recipe` (YAML text), all
-    optional. `base`: the folder that the model came from, whose older names of settings are kept. The folder is written
+    optional. `base`: the folder that the model came from, whose older names of settings are kept. `beside`: further
+    files, name -> text. The folder is written
     aside, flushed and renamed: it is whole or not there. Raises FolderError for an existing folder (unless `replace`),
     a full disk or one that may not be written; ModelError for weights that are not finite or a model that cannot be
     saved.
@@ -65,6 +67,8 @@ def save_pretrained(
             portable_config(aside, base)
         if tokenizer is not None:
             write_modules(aside, model, tokenizer, base)
+        for name, text in (beside or {}).items():
+            (aside / name).write_text(text, encoding="utf-8")
         (aside / "README.md").write_text(model_card(card, model), encoding="utf-8")
     return folder
 

@@ -46,6 +46,7 @@ from tunewright.measure import (
     generate,
     kept,
     languages,
+    likely,
     linear_probe,
     metrics,
     numeric,
@@ -58,6 +59,7 @@ from tunewright.measure import (
     squad,
     target,
     text,
+    trees,
 )
 from tunewright.models import attention, denoiser, head, pooling, varlen
 from tunewright.models.aligned import aligned
@@ -76,6 +78,8 @@ from tunewright.tasks import (
     _random_features,
     _series,
     _shown,
+    _table,
+    _tabular,
     _trajectories,
     _views,
     base,
@@ -88,6 +92,8 @@ from tunewright.tasks import (
     reinforcement_learning,
     reward_modeling,
     sentence_similarity,
+    tabular_classification,
+    tabular_regression,
     text2text_generation,
     text_classification,
     text_generation,
@@ -107,6 +113,7 @@ MODULES: tuple[ModuleType, ...] = (
     *(asking, calls, checkers, languages),
     *(attention, head, heads, load, means, varlen),
     *(_causal, _passages, _pooled, _problems, base, fill_mask, image_classification, multiple_choice),
+    *(likely, trees, _table, _tabular, tabular_classification, tabular_regression),
     *(question_answering, reward_modeling, text_classification, text_generation),
     *(text2text_generation, token_classification, ranked, pooling, similarity, sentence_similarity, text_ranking),
     *(zero_shot_image_classification, image_text_to_text, _placed, _shown),

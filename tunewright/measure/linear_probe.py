@@ -212,14 +212,14 @@ def _solved(z: np.ndarray, y: np.ndarray, c: float, bias: bool, start: Solution 
 
 def probe_results(probe: LinearProbe, rows: Sequence[Row], features: Tensor, names: Any) -> list[RowResult]:
     """What the probe answers to evaluated rows with features [R, D]. `names`: class id -> name."""
-    shares, chosen = torch.softmax(among(rows, probe.logits(features)), -1).max(-1)
-    return [_answered(r, i, names, p) for r, i, p in zip(rows, chosen.tolist(), shares.tolist(), strict=True)]
+    every = torch.softmax(among(rows, probe.logits(features)), -1)
+    return [_answered(row, share, names) for row, share in zip(rows, every.numpy(), strict=True)]
 
 
 def commonest_results(labels: Sequence[int], rows: Sequence[Row], names: Any) -> list[RowResult]:
     """The commonest class of the training rows as the answer to every evaluated row; of equal ones the first."""
-    counts = np.bincount(np.asarray(labels))
-    return [_answered(row, int(counts.argmax()), names, float(counts.max() / counts.sum())) for row in rows]
+    counts = np.bincount(np.asarray(labels), minlength=len(names))
+    return [_answered(row, counts / counts.sum(), names) for row in rows]
 
 
 def commonest_by_token(
@@ -248,15 +248,18 @@ def _counted(row: Row) -> dict[int, int]:
     return dict(zip(classes.tolist(), counts.tolist(), strict=True))
 
 
-def _answered(row: Row, answer: int, names: Any, confidence: float) -> RowResult:
+def _answered(row: Row, shares: np.ndarray, names: Any) -> RowResult:
+    """The likeliest class of probabilities [V] as the answer; of equal ones the first."""
     assert row.label is not None
+    answer = int(shares.argmax())
     return RowResult(
         id=row.id,
         source=row.source,
         answer=str(names.get(answer, answer)),
         reference=str(names.get(row.label, row.label)),
         score=float(answer == row.label),
-        confidence=confidence,
+        confidence=float(shares[answer]),
+        likelihood=float(shares[row.label]),
     )
 
 

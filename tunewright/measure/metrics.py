@@ -16,7 +16,20 @@ from tunewright.contract.metric import Answered, Metric
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_you_mean
 from tunewright.machine import installed
-from tunewright.measure import boxes, numeric, overlap, ranked, regions, returned, several, spans, speech, squad, text
+from tunewright.measure import (
+    boxes,
+    likely,
+    numeric,
+    overlap,
+    ranked,
+    regions,
+    returned,
+    several,
+    spans,
+    speech,
+    squad,
+    text,
+)
 from tunewright.measure.actions import ACTIONS
 from tunewright.measure.episodes import EPISODES
 from tunewright.measure.forecasts import FORECASTS
@@ -46,6 +59,23 @@ def _correlation(figure: Callable[[Sequence[Answered]], float]) -> Metric:
     return Metric("predicted", figure=figure, bounds=(-1.0, 1.0), share=False, of="number", reads=("scored-pair",))
 
 
+def _error_of_numbers(
+    figure: Callable[[Sequence[Answered]], float] | None = None, *, beside: tuple[str, ...]
+) -> Metric:
+    """Of a number a row, in its own unit."""
+    return Metric(
+        "predicted",
+        higher_is_better=False,
+        compare=numeric.absolute_error,
+        figure=figure,
+        bounds=None,
+        share=False,
+        of="number",
+        unit="units of the target",
+        beside=beside,
+    )
+
+
 def _regions(figure: Callable[[Sequence[Answered]], float]) -> Metric:
     """Of a class a pixel."""
     return Metric("predicted", figure=figure, compare=regions.of_row(figure), tasks=("image-segmentation",))
@@ -63,6 +93,8 @@ METRICS: dict[str, Metric] = {
     "mean_token_accuracy": Metric("teacher-forced", per_label=_token_hit),
     "accuracy": Metric("classified", proportion=True),
     "f1_macro": Metric("classified", figure=text.macro_f1),
+    "log_loss": Metric("classified", higher_is_better=False, figure=likely.log_loss, bounds=None, share=False),
+    "roc_auc": Metric("classified", figure=likely.roc_auc),
     "pair_accuracy": Metric("paired", proportion=True),
     "pair_accuracy_norm": Metric("paired", proportion=True, mean=True),
     "span_f1": Metric(
@@ -107,7 +139,10 @@ METRICS: dict[str, Metric] = {
         share=False,
         of="number",
         beside=("pearson", "spearman", "r2"),
+        unit="squared points",
     ),
+    "rmse": _error_of_numbers(numeric.root_mean_square, beside=("mae", "r2")),
+    "mae": _error_of_numbers(beside=("rmse", "r2")),
     "pearson": _correlation(numeric.pearson),
     "spearman": _correlation(numeric.spearman),
     "r2": Metric("predicted", figure=numeric.r2, bounds=None, share=False, of="number"),
@@ -129,7 +164,8 @@ METRICS: dict[str, Metric] = {
     **ACTIONS,
     **EPISODES,
 }
-"""The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
+"""The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes,
+`log_loss` and `roc_auc` of how likely the right classes are held: `measure.likely`. `pair_accuracy`:
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
 (`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's. `ndcg@10`, `mrr` and
 `recall@k` of queries among all texts (or views of pictures) of the evaluated rows, `knn_accuracy` of classes that a
@@ -137,8 +173,8 @@ picture's neighbours say: `measure.ranked`. `span_f1`: of whole spans, see
 `measure.spans`; `mean_iou`, `overall_accuracy`, `mean_accuracy`: of a class a pixel, see `measure.regions`; `map`,
 `map_50`, `map_75`, `mar_100`: of boxes, see `measure.boxes`; `squad_f1`,
 `squad_exact_match`: of extracted answers, see `measure.squad`. Of any number of labels a row: `multilabel_f1_micro` and
-its kin, see `measure.several`; of numbers: `mse`, `pearson`, `spearman`, `r2` (the two in the middle also of cosines
-and the scores of pairs).
+its kin, see `measure.several`; of numbers: `mse`, `rmse`, `mae`, `r2`, `pearson` and `spearman` (the last two also of
+cosines and the scores of pairs).
 `sacrebleu`, `chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see `measure.overlap`.
 `wer`, `cer` and their kind: errors over words (characters), see `measure.speech`. `mase`, `smape`, `wql`,
 `scaled_mse`, `scaled_mae`: errors of forecasts, see `measure.forecasts`. `frechet_distance`: of drawn pictures, see
@@ -232,10 +268,13 @@ def check_metric(name: str, task: Task) -> Metric:
 
 
 def check_rows(name: str, task: Task, rows: Sequence[Row]) -> None:
-    """RecipeError where a metric cannot read the kind of some row of a task that has several, or where all scores of
-    pairs are the same.
+    """RecipeError where a metric cannot read the kind of some row of a task that has several, where all scores of
+    pairs are the same, or where an area under a curve is asked of other rows than those of two classes.
     """
     m = get_metric(name)
+    if name == "roc_auc" and task.classifies and {r.label for r in rows} != {0, 1}:
+        what = "'roc_auc' tells a first class from a second, and the evaluated rows are not of these two"
+        raise RecipeError(what, where="measurement.metric", remedy="write metric: accuracy, f1_macro or log_loss")
     if task.is_a(PLAYING) and m.kind != "played" and m.reads and any(r.fields["kind"] not in m.reads for r in rows):
         other = next(n for n, metric in ACTIONS.items() if metric.reads != m.reads)
         raise RecipeError(

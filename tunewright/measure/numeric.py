@@ -21,6 +21,17 @@ def squared_error(answer: str, reference: str) -> float:
     return (float(answer) - float(reference)) ** 2
 
 
+def absolute_error(answer: str, reference: str) -> float:
+    """|answer - reference| of one row."""
+    return abs(float(answer) - float(reference))
+
+
+def root_mean_square(rows: Sequence[Answered]) -> float:
+    """The root of the mean squared error."""
+    said, right = _sides(rows)
+    return float(np.sqrt(np.square(said - right).mean()))
+
+
 def _sides(rows: Sequence[Answered]) -> tuple[Values, Values]:
     return np.array([float(r.answer) for r in rows]), np.array([float(r.reference) for r in rows])
 

@@ -27,6 +27,7 @@ class RowResult(BaseModel):
     confidence: float | None = Field(
         None, description="probability that the model gave its own answer among the choices"
     )
+    likelihood: float | None = Field(None, description="probability that the model gave the expected class")
     notes: dict[str, float] = Field(
         default_factory=dict, description="what the model noted of the row while it answered, such as blocks run"
     )

@@ -287,8 +287,9 @@ def _classified(
 def class_results(config: Any, tokenizer: Any, rows: Sequence[Row], logits: Tensor) -> Iterator[RowResult]:
     """Rows' results from logits [R, V] of a classifier whose config names its classes."""
     names = getattr(config, "id2label", None) or {}
-    shares, chosen = torch.softmax(among(rows, logits.float()), -1).max(-1)
-    for row, share, i in zip(rows, shares.tolist(), chosen.tolist(), strict=True):
+    every = torch.softmax(among(rows, logits.float()), -1)
+    shares, chosen = every.max(-1)
+    for k, (row, share, i) in enumerate(zip(rows, shares.tolist(), chosen.tolist(), strict=True)):
         assert row.label is not None
         yield RowResult(
             id=row.id,
@@ -298,6 +299,7 @@ def class_results(config: Any, tokenizer: Any, rows: Sequence[Row], logits: Tens
             reference=str(names.get(row.label, row.label)),
             score=float(i == row.label),
             confidence=share,
+            likelihood=float(every[k, row.label]),
         )
 
 

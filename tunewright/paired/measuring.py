@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,21 @@ from tunewright.paired.sides import (
     look,
     open_side,
     problem_named,
+    read_by,
     refuse_other_task,
+    table_of,
     task_named,
 )
 from tunewright.recipe import DataSpec, Recipe, Source, TrainSpec
 from tunewright.recipe.gate import KEPT, TASK
 from tunewright.recipe.naming import called_twice, kept_names
+from tunewright.recipe.tables import as_table
 from tunewright.report.gated import judge
 from tunewright.report.schema import Probe
 from tunewright.runs.packs import packs_of
 from tunewright.runs.sources import kept_sources
 from tunewright.tasks import as_problem, get_task
+from tunewright.tasks._parts import TABULAR
 
 Say = Callable[[str], None]
 ROWS = "rows.jsonl"
@@ -173,6 +177,8 @@ def _reader(request: Request, sides: Sequence[Asked]) -> _Reader:
     if (problem := problem_named(sides)) in task.problem_types:
         task = as_problem(task, problem)
     wanted, data = _wanted(request, recipe)
+    if task.name in TABULAR:
+        wanted, data = _as_tables(wanted, data, sides, task)
     for pack in wanted.packs.values():
         check_answers(task, pack.name, "--keep")
     labels = recipe.data.labels if recipe is not None and task.labelled else None
@@ -182,6 +188,18 @@ def _reader(request: Request, sides: Sequence[Asked]) -> _Reader:
     device = device_for(request.device if request.device != "auto" else train.device)
     precision: str = train.precision if train.precision != "auto" else choose_precision(device)
     return _Reader(task, wanted, data, labels, device, precision)
+
+
+def _as_tables(wanted: Wanted, data: DataSpec, sides: Sequence[Asked], task: Task) -> tuple[Wanted, DataSpec]:
+    """Rows read as the tables that the first side which says so reads. RecipeError where none does."""
+    table = next((t for s in sides if (t := table_of(s, task)) is not None), None)
+    if table is None or table.learnt is None:
+        what = "neither side says what a table's columns are: a model that was not adapted to one does not know"
+        raise RecipeError(what, where="measure", remedy="name a run, or a model that `tunewright export` wrote, as one")
+    target, features = table.learnt.get("label"), [c["name"] for c in table.learnt["columns"]]
+    rows = [s if s.format else as_table(s, target, features) for s in wanted.data]
+    keep = {name: s if s.format else as_table(s, target, features) for name, s in wanted.keep.items()}
+    return replace(wanted, data=rows, keep=keep), read_by(data, table)
 
 
 def _refuse(request: Request, wanted: Wanted) -> None:

@@ -18,12 +18,15 @@ from tunewright.loading.locate import locate, own_base
 from tunewright.loading.options import options_of
 from tunewright.loading.pipelines import is_pipeline, task_of
 from tunewright.loading.sentence_modules import is_sentence_model
+from tunewright.loading.tables import layout_in, task_in
 from tunewright.machine import devices
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe
+from tunewright.recipe.tables import TableSpec
 from tunewright.runs.folder import RECIPE
+from tunewright.runs.tables import as_spec
 from tunewright.tasks import get_task
-from tunewright.tasks._parts import FEATURES, PLAYING
+from tunewright.tasks._parts import FEATURES, PLAYING, TABULAR
 
 ADAPTER = "adapter_config.json"
 Kind = Literal["run", "adapter", "model"]
@@ -180,6 +183,7 @@ def open_side(
 
         load_any_adapter(adapted, Path(side.name))
     adapted.outer.eval()
+    data = read_by(data, table_of(side, task))
     options = options_of(data, own_labels(task, loaded, labels), loaded)
     return Opened(side, task, loaded, adapted, options, loaded.notes, data.packing)
 
@@ -190,8 +194,24 @@ def _run(side: Asked, task: Task, data: DataSpec) -> Opened:
     finished = open_run(side.name)
     _same(side, finished.task, task)
     labels = finished.recipe.data.labels if task.labelled else None
+    data = read_by(data, finished.recipe.data.table)
     options = options_of(data, own_labels(task, finished.loaded, labels), finished.loaded)
     return Opened(side, task, finished.loaded, finished.adapted, replace(options), packing=data.packing)
+
+
+def table_of(side: Asked, task: Task) -> TableSpec | None:
+    """How a side reads tables, as its run or its folder says; None where neither does."""
+    if (recipe := side.recipe) is not None:
+        return recipe.data.table
+    if task.name not in TABULAR:
+        return None
+    layout = layout_in(_folder(side), task.name)
+    return None if layout is None else as_spec(layout)
+
+
+def read_by(data: DataSpec, table: TableSpec | None) -> DataSpec:
+    """How rows are encoded for a side that reads tables in a way of its own."""
+    return data if table is None else data.model_copy(update={"table": table})
 
 
 def own_labels(task: Task, loaded: Loaded, labels: Sequence[str] | None) -> Sequence[str] | None:
@@ -255,8 +275,8 @@ _BY_CLASS = {
 
 
 def _by_class(side: Asked) -> str | None:
-    if drawing := task_of(_folder(side)):
-        return drawing
+    if (task := task_of(_folder(side)) or task_in(_folder(side))) is not None:
+        return task
     if is_sentence_model(_folder(side)):
         return "sentence-similarity"
     config = _config(side)

@@ -30,7 +30,7 @@ from tunewright.planning.refusals import Refusals, of_methods, of_needs, of_rehe
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook
-from tunewright.runs import packs, playing, streamed
+from tunewright.runs import packs, playing, streamed, tables
 from tunewright.runs.assemble import READ_ANEW
 from tunewright.runs.fresh import model_of
 from tunewright.runs.making import makers_of, place_of
@@ -115,6 +115,7 @@ def check_recipe(
     task, refused = task_for(recipe), Refusals()
     named = of_methods(recipe, task, refused)
     first = len(refused)
+    recipe = tables.with_layout(recipe)
     labels: Sequence[str] | None = recipe.data.labels
     if labels is None and task.labelled:
         labels = labels_of(labelled_sources(recipe), recipe.base, task)
@@ -135,7 +136,13 @@ def check_recipe(
     for stage in recipe.stages:
         if any(m.pairs for _, m in named[stage.name]):
             refused.of(_paired, recipe, stage, report)
-    report.cautions += [*told, *told_by_rows(recipe, task), *lacking(recipe.train.report_to).values()]
+    report.columns = tables.columns_of(recipe)
+    report.cautions += [
+        *told,
+        *told_by_rows(recipe, task),
+        *tables.notes_of(recipe),
+        *lacking(recipe.train.report_to).values(),
+    ]
     of_needs(recipe, task, named, _first_rows(recipe, report), refused)
     if task.generates and (note := dated(model.tokenizer)):
         report.cautions.append(note)
@@ -264,6 +271,8 @@ def show(report: CheckReport, files: Sequence[Path] = (), console: Console | Non
             f"[bold]{escape(s.role)}[/] {escape(s.name)}: {shapes}; {_used(s.counts)}{s.counts['tokens']:,} tokens, "
             f"{s.counts['trained_tokens']:,} trained{_of_pictures(s.counts)}"
         )
+    if report.columns:
+        out.print(f"[bold]columns[/] {escape(report.columns)}")
     _bad(out, "[red]bad row[/]", report.problems)
     _bad(out, "[yellow]left out[/]", report.skipped)
     for n in report.notices:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,12 +16,22 @@ from tunewright.data.generators import MADE
 from tunewright.data.remote import is_remote
 from tunewright.data.shapes import RECORDED, task_of
 from tunewright.errors import DataError, FolderError, MissingExtraError, ModelError, RecipeError, did_you_mean
-from tunewright.planning import init_series
+from tunewright.planning import init_series, init_tables
 from tunewright.planning.columns import guessed
 from tunewright.planning.lengths import Measured, held_out, measure
 from tunewright.recipe import Recipe, Source
 from tunewright.recipe.yaml_text import write
-from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, PLAYING, TO_IMAGE, TRAJECTORY, UNCONDITIONAL
+from tunewright.tasks._parts import (
+    DETECTION,
+    FEATURES,
+    FORECASTING,
+    NUMBERS_OF_TABLES,
+    PLAYING,
+    TABLE,
+    TO_IMAGE,
+    TRAJECTORY,
+    UNCONDITIONAL,
+)
 from tunewright.training.defaults import Setting
 
 _TASK_OF = {
@@ -56,7 +66,10 @@ _ALSO = {
 _SHOWN = ("image-text", "image-label")
 """Shapes of pictures that a model of pictures in texts reads too: by what is asked of it (data.template)."""
 _ASKED = "What is in the picture?"
-_READ = ("multiple-choice", "question-answering", "image-segmentation", DETECTION, FEATURES, UNCONDITIONAL, TO_IMAGE)
+_READ = (
+    *("multiple-choice", "question-answering", "image-segmentation", DETECTION, FEATURES, UNCONDITIONAL, TO_IMAGE),
+    NUMBERS_OF_TABLES,
+)
 """Tasks beside classification whose head is made for the task, or beside the model."""
 
 _TEXT = """\
@@ -146,6 +159,18 @@ def rows_seen(path: str) -> Seen:
     )
 
 
+def _table_seen(columns: Sequence[str]) -> Seen:
+    """What is said of a table that has these columns beside its target."""
+    named = ", ".join(columns[:6]) + (", ..." if len(columns) > 6 else "")
+    return Seen(TABLE, f"a table: {named}", {})
+
+
+def _target(column: str) -> str:
+    """The line of a table's target, and how to choose what is read."""
+    line = _commented(f"  target: {_scalar(column)}", "what is told, by all other columns (guessed: look at it)")
+    return f"{line}\n  # features: [...]           # columns to read; rows' numbers teach nothing\n"
+
+
 def _source(path: str, columns: Mapping[str, str], limit: int) -> Source:
     return Source(path=path, columns=dict(columns), limit=limit)
 
@@ -174,11 +199,14 @@ def starter(model: str, data: Path | str, task: str | None = None, file: str = "
     if task == FORECASTING or task is None and init_series.forecasts(_config(model)):
         named = _scalar(_from(str(data), Path(file).parent))
         return init_series.starter(_scalar(model), _config(model), path, named, file, _weight(model))
-    seen = rows_seen(path)
-    chosen = task or _drawing(model) or seen.task(model)
+    drawing = task or _drawing(model)
+    table = init_tables.target_in(path, drawing)
+    seen = rows_seen(path) if table is None else _table_seen(table[2])
+    chosen = drawing or (seen.task(model) if table is None else table[0])
     methods = _methods(model, chosen, seen.shape)
     asked = _ASKED if chosen == "image-text-to-text" and seen.shape in _SHOWN else None
-    measured = measure(model, path, chosen, seen.shape, [name for name, _, _ in methods], seen.columns, asked)
+    columns = seen.columns if table is None else {"label": table[1]}
+    measured = measure(model, path, chosen, seen.shape, [name for name, _, _ in methods], columns, asked)
     settings = measured.settings
     budget = f"budget: {{epochs: {settings['epochs'].value:g}}}"
     template = _commented(f"  template: {asked}", "asked of each picture: write your own") + "\n" if asked else ""
@@ -191,7 +219,7 @@ def starter(model: str, data: Path | str, task: str | None = None, file: str = "
         data=f"train: {_written(_from(str(data), Path(file).parent), seen.columns)}",
         rows=seen.comment,
         validation=_validation(measured.rows),
-        length=template + _length(measured),
+        length=template + ("" if table is None else _target(table[1])) + _length(measured),
         train="\n".join(
             _line(f"  {name}: {written(settings[name].value)}", settings[name])
             for name in ("learning_rate", "batch_tokens", "warmup_steps")

@@ -10,6 +10,8 @@ from pathlib import Path
 from tunewright.data.shapes import RECORDED
 from tunewright.errors import FolderError, MissingExtraError, ModelError
 from tunewright.recipe import Recipe, Source
+from tunewright.recipe.tables import as_table
+from tunewright.tasks._parts import TABLE
 from tunewright.training.defaults import STEPS_AN_EPOCH, Facts, Kind, Setting, derive
 
 MOST_ROWS = 20_000
@@ -131,7 +133,9 @@ def _lengths(recipe: Recipe) -> _Lengths:
     from tunewright.loading.policies import with_facts
     from tunewright.runs.fresh import model_of
     from tunewright.runs.sources import task_for
+    from tunewright.runs.tables import with_layout
 
+    recipe = with_layout(recipe)
     task, sources = task_for(recipe), recipe.data.train
     labels = labels_of(sources, recipe.base, task) if task.labelled else None
     model = reading(model_of(recipe, weights=False), task, task.head_of(labels))
@@ -195,6 +199,7 @@ def _estimated(source: Source, task: str, shape: str, methods: Sequence[str], wh
     from tunewright.data.read import locate, read_source
     from tunewright.runs.deriving import said_by
 
+    source = as_table(source, None, None) if shape == TABLE else source
     count = sum(1 for _ in read_source(source, Path.cwd(), []))
     place = locate(source, Path.cwd())
     files = place.files or [p for p in Path(source.path).rglob("*") if p.is_file()]
@@ -211,6 +216,7 @@ def _estimated(source: Source, task: str, shape: str, methods: Sequence[str], wh
     kinds: dict[str, Kind] = {
         **dict.fromkeys(("image-label", "image-mask"), "pictures"),
         "text-label": "classes",
+        TABLE: "classes",
         **dict.fromkeys(("choices", "question-context", "text-labels", "text-score"), "classes"),
         "text": "plain text",
         "audio-label": "classes",

@@ -20,6 +20,7 @@ from tunewright.recipe.masks import MaskSpec
 from tunewright.recipe.models import ModelSpec, Place
 from tunewright.recipe.series import SeriesSpec
 from tunewright.recipe.source import Source, Sources
+from tunewright.recipe.tables import TableSpec
 from tunewright.recipe.trajectories import EnvironmentSpec, TrajectorySpec
 from tunewright.recipe.uses import MethodUse
 from tunewright.recipe.views import ViewSpec
@@ -147,9 +148,25 @@ class DataSpec(Spec):
         examples=[{"context": 20}],
     )
 
+    target: str | None = Field(
+        None,
+        min_length=1,
+        description="column that is to be told (tasks: tabular-classification, tabular-regression); none: label",
+        examples=["income"],
+    )
+    features: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="columns that are read, in this order; none: all but the target",
+        examples=[["age", "job"]],
+    )
+    table: TableSpec | None = Field(
+        None, description="how a table's cells are written for the model", examples=[{"numbers": "bins"}]
+    )
+
     @model_serializer(mode="wrap")
     def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
-        kept_back = ("series", "trajectories", "masks", "boxes", "views")
+        kept_back = ("series", "trajectories", "masks", "boxes", "views", "target", "features", "table")
         return {k: v for k, v in super()._write(handler).items() if k not in kept_back or v is not None}
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from tunewright.errors import did_you_mean
-from tunewright.recipe import series, trajectories, yaml_text
+from tunewright.recipe import series, tables, trajectories, yaml_text
 from tunewright.recipe.explain import explain
 from tunewright.recipe.fields import Spec, as_list, problem
 from tunewright.recipe.gate import fault_of
@@ -174,6 +174,7 @@ class Recipe(Spec):
     def _consistent(self) -> Recipe:
         series.of_recipe(self)
         trajectories.of_recipe(self)
+        tables.of_recipe(self)
         if self.model.url is not None:
             raise problem(
                 "what is adapted has to be here: an address gives answers, not weights",

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from tunewright.recipe.fields import Real, Spec, Whole, as_list, problem
 from tunewright.recipe.models import Place
@@ -73,6 +80,8 @@ class Source(Spec):
     parameters: dict[str, Any] | None = Field(
         None, description="of rows that are made (path: make:NAME)", examples=[{"rows": 1000}]
     )
+    _target: str | None = PrivateAttr(None)  # of a table: what `data.target` and `data.features` name
+    _features: tuple[str, ...] | None = PrivateAttr(None)
 
     @model_serializer(mode="wrap")
     def _write(self, handler: SerializerFunctionWrapHandler) -> Any:

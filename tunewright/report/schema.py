@@ -142,8 +142,9 @@ class Target(Measured):
     )
     baselines: list[Measured] = Field(
         default_factory=list,
-        description="what needs no model (before) beside the tuned model (after): of forecasts the last season or the "
-        "last value again, of episodes actions at random",
+        description="what needs no pre-trained model (before), beside the tuned model (after): of forecasts the last "
+        "season or the last value again, of episodes actions at random, of tables gradient-boosted trees fitted on the "
+        "training rows",
     )
     tasks: dict[str, Interval] = Field(
         default_factory=dict, description="of a run of several stages: evaluated source -> the untouched base there"

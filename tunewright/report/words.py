@@ -8,7 +8,7 @@ from tunewright.measure.intervals import Interval
 from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Measured, Report, Target
 from tunewright.report.sequenced import SequenceReport
-from tunewright.tasks._parts import TO_IMAGE, UNCONDITIONAL
+from tunewright.tasks._parts import TO_IMAGE, TREES, UNCONDITIONAL
 
 MINUS = "\u2212"
 KINDS = {"row": "rows", "document": "documents", "sequence": "sequences", "seed": "seeds"}
@@ -357,10 +357,22 @@ def beneath_probe(report: Report) -> str:
     )
 
 
+def beneath_trees(report: Report) -> str:
+    """A caution where a model of tables is not shown to do better than gradient-boosted trees; else empty."""
+    baselines = report.target.baselines if report.target is not None else []
+    trees = next((b for b in baselines if b.name == TREES), None)
+    if trees is None or trees.difference is None or verdict(trees) == "better":
+        return ""
+    told = {"worse": "do better than", "same": "do as well as"}.get(verdict(trees), "are not shown to do worse than")
+    took = report.cost.seconds.get(TREES)
+    within = f" in {seconds(took)}" if took else ""
+    return f"Gradient-boosted trees, fitted{within} on the same training rows, {told} the tuned model."
+
+
 def cautions(report: Report) -> list[str]:
-    """What a reader has to know first: of few rows and of the probe, then the run's own notes."""
+    """What a reader has to know first: of few rows, of the probe and of trees, then the run's own notes."""
     few = "" if any(n.startswith("only ") for n in report.notes) else small_sample(report)
-    return [t for t in (attempts(report), beneath_probe(report), few) if t] + report.notes
+    return [t for t in (attempts(report), beneath_probe(report), beneath_trees(report), few) if t] + report.notes
 
 
 def attempts(report: Report) -> str:

@@ -32,7 +32,7 @@ from tunewright.models.divided import divided
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
-from tunewright.runs import packs, playing, several, streamed
+from tunewright.runs import packs, playing, several, streamed, tables
 from tunewright.runs.aiming import aimed_at, target_of
 from tunewright.runs.carrying import carried
 from tunewright.runs.deriving import Settings, alone, fill
@@ -113,6 +113,7 @@ def assemble(
     several.check(methods)
     for step in RECIPE_CHECKS:
         step(recipe)
+    recipe = tables.with_layout(recipe)
     if weights:
         torch.set_num_threads(recipe.train.threads or max(1, host.cores() // present().here))
     device = device_of(recipe)
@@ -155,6 +156,7 @@ def assemble(
             *streamed.notes(rows.learnt),
             *of_data(rows.learnt, {"eval": rows.eval, "validation": rows.validation, "test_time": rows.stream}),
             *told_by_rows(recipe, task),
+            *tables.notes_of(recipe),
             *loaded.notes,
             *told,
             *rows.notes,
@@ -219,7 +221,7 @@ def settled(recipe: Recipe) -> tuple[Recipe, Settings]:
     """
     task = task_for(recipe)
     methods = [methods_of(recipe, stage, task) for stage in recipe.stages]
-    recipe = carried(recipe, methods)
+    recipe = tables.with_layout(carried(recipe, methods))
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
         labels = labels_of(labelled_sources(recipe), recipe.base, task)

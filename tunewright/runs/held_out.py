@@ -11,7 +11,8 @@ from tunewright.errors import DataError
 from tunewright.recipe import Recipe, Source
 from tunewright.runs.judged import places_of
 from tunewright.runs.selecting import subset, whole_queries
-from tunewright.tasks._parts import FORECASTING, PLAYING
+from tunewright.runs.tables import held_rows
+from tunewright.tasks._parts import FORECASTING, PLAYING, TABULAR
 
 
 def held_out(
@@ -31,6 +32,9 @@ def held_out(
         return by_time(rows, validation)
     if task.is_a(PLAYING):  # whole episodes: windows of one overlap, and say much of one another
         indices = whole_queries(rows, order, len(indices), "trajectory")
+    elif recipe.task in TABULAR:  # drawn before anything was learnt of the rows
+        held = held_rows(recipe)
+        indices = {i for i, row in enumerate(rows.rows) if (row.source, row.id) in held}
     elif task.ranks:  # whole queries: the passages of one are ranked together
         indices = whole_queries(rows, order, len(indices))
     elif sequence is not None:

@@ -15,7 +15,7 @@ from tunewright import catalogue
 from tunewright.contract.batch import Row
 from tunewright.contract.task import Task
 from tunewright.data.dataset import Dataset, joined
-from tunewright.measure import episodes
+from tunewright.measure import episodes, trees
 from tunewright.measure.cache import BaseCache
 from tunewright.measure.choose import distinct_labels
 from tunewright.measure.cost import Cost
@@ -52,7 +52,7 @@ from tunewright.runs.parted import Part, spread
 from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
 from tunewright.runs.sharing import Sharing
-from tunewright.tasks._parts import DETECTION, FORECASTING, PLAYING
+from tunewright.tasks._parts import DETECTION, FORECASTING, PLAYING, TREES
 
 
 class Meter:
@@ -145,6 +145,12 @@ class Meter:
         if self.plays:
             told = episodes.at_random(self.rows, get_metric(self.metric), self.model.config)
             readings.baselines = {"actions at random": told}
+        if self.probed and s.options.table is not None and trees.has_columns(s.options.table) and self._comparable():
+            every = [row for d in self.learnt() for row in d.rows]
+            names = self.model.config.id2label if s.task.classifies else None
+            with self.cost.phase(TREES):
+                said = trees.results(s.options.table, every, self.rows, self.metric, names)
+            readings.baselines[TREES] = said
         tensors: dict[str, Tensor] = {}
         if self.drift_rows and self.by_features:
             features = take_features(self.model, self.session.task, self.drift_rows)
@@ -152,6 +158,11 @@ class Meter:
         elif self.drift_rows:
             tensors = self._reference().tensors()
         return readings.values(), tensors
+
+    def _comparable(self) -> bool:
+        """Whether the target's own metric scores what something else than the model tells."""
+        metric = get_metric(self.metric)
+        return metric.kind == "classified" or bool(metric.of)
 
     def learnt(self) -> list[Dataset]:
         """What the run's stages learn from, each set of rows once."""

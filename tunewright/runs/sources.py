@@ -12,8 +12,9 @@ from tunewright.errors import DataError
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.recipe.naming import PACK, file_names
 from tunewright.recipe.series import as_series
+from tunewright.recipe.tables import as_table
 from tunewright.tasks import as_problem, get_task
-from tunewright.tasks._parts import FORECASTING, ROLLING
+from tunewright.tasks._parts import FORECASTING, ROLLING, TABULAR
 
 STAGES = "stages."
 """What `start` and `replay` put before a stage's name."""
@@ -25,7 +26,12 @@ def kept_sources(recipe: Recipe) -> dict[str, Source]:
     found = {name: Source(path=k.data, limit=k.limit) for k, name in named if not k.data.startswith(PACK)}
     if recipe.task == FORECASTING:
         return {name: as_series(source, ROLLING) for name, source in found.items()}
-    return found
+    return {name: as_this_table(recipe, source) for name, source in found.items()}
+
+
+def as_this_table(recipe: Recipe, source: Source) -> Source:
+    """A source that no list of the recipe names, read as the recipe's tables are; of another task as it is."""
+    return as_table(source, recipe.data.target, recipe.data.features) if recipe.task in TABULAR else source
 
 
 def kept_options(options: EncodeOptions) -> EncodeOptions:
@@ -51,7 +57,7 @@ def replayed_sources(data: DataSpec, recipe: Recipe) -> Iterator[tuple[str, Sour
             yield name, None
         elif (recipe.base / name).exists() or name.startswith("quickstart:"):
             source = Source(path=name, name=called)
-            yield name, as_series(source, None) if recipe.task == FORECASTING else source
+            yield name, as_series(source, None) if recipe.task == FORECASTING else as_this_table(recipe, source)
         else:
             raise DataError(
                 f"replay names '{name}', which is neither a `keep` entry nor a file",
@@ -107,7 +113,7 @@ def told_by_rows(recipe: Recipe, task: Task) -> list[str]:
 
 
 def _problem(recipe: Recipe, task: Task) -> list[str]:
-    if not task.other_problem or recipe.data.problem_type is not None:
+    if not task.other_problem or not task.problem_types or recipe.data.problem_type is not None:
         return []
     has = "a number" if task.scores else "any number of labels"
     return [f"rows have {has}: read as {task.problem_type} (data.problem_type says otherwise)"]

@@ -220,14 +220,15 @@ def check_measured(recipe: Recipe) -> None:
 
 def _check_drawn(recipe: Recipe, task: Task) -> None:
     """RecipeError for how pictures are drawn, where none are."""
-    drawn = recipe.measurement.model_fields_set & set(DRAWN)
+    said = recipe.measurement
+    drawn = [name for name, plain in DRAWN.items() if getattr(said, name) != plain]
     if drawn and not task.draws:
         raise RecipeError(
             f"{recipe.task} draws no pictures",
             where=f"measurement.{min(drawn)}",
             remedy=f"leave it out; {UNCONDITIONAL} and {TO_IMAGE} take it",
         )
-    if recipe.measurement.guidance_scale != 1 and not task.is_a(TO_IMAGE):
+    if said.guidance_scale != 1 and not task.is_a(TO_IMAGE):
         raise RecipeError(
             "pictures that are drawn of no text have no guidance",
             where="measurement.guidance_scale",

@@ -69,7 +69,7 @@ def _beside_model(meter: Meter, name: str, rows: list[RowResult], after: Reading
 def beside_it(meter: Meter, after: Readings) -> list[schema.Measured]:
     """The metrics that are shown beside the headline, of the same answers."""
     out, first = [], meter.base.target[0]
-    names = get_metric(meter.metric).beside
+    names = (*get_metric(meter.metric).beside, *meter.session.task.beside(meter.metric, meter.rows))
     for name in scored(names, first.reference) if meter.plays else judging(names, first.answer):
         before, tuned = (beside(results, name) for results in (meter.base.target, after.target))
         out.append(
@@ -160,6 +160,8 @@ def unit_of(meter: Meter) -> str:
 def unit_beside(meter: Meter, metric: str) -> str:
     """The unit of a metric of predicted rows: of one that is no share the task's for an error, else none."""
     m = get_metric(metric)
+    if m.unit:
+        return m.unit
     return "fraction" if m.share else "" if m.higher_is_better or metric in FORECASTS else kept_unit(meter)
 
 

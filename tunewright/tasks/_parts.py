@@ -31,3 +31,12 @@ SERIES = "series"
 TRAIN, TEST, ROLLING = "train", "test", "rolling"
 SPLITS = (TRAIN, TEST, ROLLING)
 """What the `split` of such a source may be: see `tasks._series`."""
+TABLE = "table"
+"""The `format` of a source whose rows are those of a table, and the shape of these."""
+CLASSES_OF_TABLES, NUMBERS_OF_TABLES = "tabular-classification", "tabular-regression"
+TABULAR = (CLASSES_OF_TABLES, NUMBERS_OF_TABLES)
+"""The tasks that read rows of a table, cell by cell."""
+NUMBER, CATEGORY, DATE, TEXT = "number", "category", "date", "text"
+"""What a column of a table may hold."""
+TREES = "gradient-boosted trees"
+"""What reports of tables call what trees tell of the same rows."""
