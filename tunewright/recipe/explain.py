@@ -32,6 +32,7 @@ _ELSEWHERE = {
     "method": "write methods: [lora]",
     "adapter": "write methods: [lora]; several over one base: adapters: [{name: fee, methods: [lora]}]",
     "warmup_ratio": "write train.warmup_steps: 3%",
+    "optim": "write train.optimizer: adamw (or adamw-8bit, sgd, or what `tunewright methods` lists)",
     "bf16": "write train.precision: bfloat16",
     "gradient_checkpointing": "write train.activation_checkpointing: true",
     "load_in_4bit": "4-bit weights come with a method: write methods: [qlora]",
