@@ -59,10 +59,10 @@ def steps(make, count=50, rows=64, columns=128):
 
 
 def test_its_steps_stay_near_adamws():
-    """Fifty steps on random gradients: 1.7% of the way from AdamW's. On rows of gradients of very different sizes in one
-    block it is 13.7%; torchao 0.18.0's AdamW8bit goes the same way there as ours, to 3e-5 of it. bitsandbytes 0.50.2's on
-    a processor does not: its lookup there rounds what is below 1.6e-5 of a block's largest up to that, ours to the
-    nearest, as the paper and torchao do.
+    """Fifty steps on random gradients: 1.7% of the way from AdamW's. On rows of gradients of very different sizes in
+    one block it is 13.7%; torchao 0.18.0's AdamW8bit goes the same way there as ours, to 3e-5 of it. bitsandbytes
+    0.50.2's on a processor does not: its lookup there rounds what is below 1.6e-5 of a block's largest up to that,
+    ours to the nearest, as the paper and torchao do.
     """
     start, ours, _ = steps(lambda p: EightBit(p, 1e-2, 0.1, **OPTIONS))
     _, theirs, _ = steps(lambda p: torch.optim.AdamW(p, 1e-2, weight_decay=0.1))

@@ -223,8 +223,8 @@ class Optimizers:
 
 
 def _spread(state: dict[str, Tensor], name: str, optimizer: torch.optim.Optimizer) -> None:
-    """Write moments that an optimizer keeps by blocks of entries (it offers `whole`) entry by entry: a choice that keeps
-    some of a block's entries would part them from their block's scale.
+    """Write moments that an optimizer keeps by blocks of entries (it offers `whole`) entry by entry: a choice that
+    keeps some of a block's entries would part them from their block's scale.
     """
     if (whole := getattr(optimizer, "whole", None)) is None:
         return
