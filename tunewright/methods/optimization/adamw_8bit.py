@@ -12,6 +12,7 @@ Differs from the paper in: the embedding is a tensor as any other; decay comes b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -23,6 +24,11 @@ from tunewright.contract.method import Method
 from tunewright.pieces.eight_bit import packed, unpacked
 
 _SIGNED = {"exp_avg": True, "exp_avg_sq": False}
+
+
+def _risen(beta: float, t: Tensor) -> Tensor:
+    """1 - beta^t on the device that holds t, where reading t would wait for it."""
+    return -torch.expm1(t * (math.log(beta) if beta else -math.inf))
 
 
 class EightBit(torch.optim.Optimizer):
@@ -44,10 +50,10 @@ class EightBit(torch.optim.Optimizer):
                 moments = self.whole(state)
                 m = moments.get("exp_avg", torch.zeros_like(g)).lerp_(g, 1 - b1)
                 v = moments.get("exp_avg_sq", torch.zeros_like(g)).mul_(b2).addcmul_(g, g, value=1 - b2)
-                t = int(state.get("step", 0)) + 1
+                t = state.get("step", torch.zeros(())).to(p.device) + 1
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.addcdiv_(m, (v / (1 - b2**t)).sqrt_().add_(group["eps"]), value=-group["lr"] / (1 - b1**t))
-                state["step"] = torch.tensor(float(t))  # on the CPU: it is read in every step
+                p.sub_(m / (v / _risen(b2, t)).sqrt_().add_(group["eps"]) * (group["lr"] / _risen(b1, t)))
+                state["step"] = t
                 for key, moment in (("exp_avg", m), ("exp_avg_sq", v)):
                     if p.numel() < group["min_8bit_size"]:
                         state[key] = moment
