@@ -35,7 +35,7 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     *("races", "ports", "time-limits", "locks", "jobs-at-their-end", "orders-at-one-time"),
     *("image-feature-extraction", "views-of-pictures"),
     *("object-detection", "average-precision", "files-of-boxes"),
-    *("eight-bit-blocks", "moments-by-blocks"),
+    *("eight-bit-blocks", "moments-by-blocks", "scaled-positions", "activations-on-the-host"),
     *("image-segmentation", "mask-folders", "series-windows", "series-validation", "series-errors"),
 }
 """What has lines and is no entry of the catalogue."""

@@ -35,6 +35,7 @@ _ELSEWHERE = {
     "optim": "write train.optimizer: adamw (or adamw-8bit, sgd, or what `tunewright methods` lists)",
     "bf16": "write train.precision: bfloat16",
     "gradient_checkpointing": "write train.activation_checkpointing: true",
+    "rope_scaling": "write model: {name: ..., rope_scaling: {rope_type: yarn, factor: 4.0}}",
     "load_in_4bit": "4-bit weights come with a method: write methods: [qlora]",
     "load_in_8bit": "there are no 8-bit weights here; for 4-bit ones write methods: [qlora]",
     "quantization_config": "4-bit weights come with a method: write methods: [qlora]",
