@@ -169,3 +169,26 @@ def test_rows_beyond_the_positions_are_said_with_what_to_write(inputs: Path, tak
 def test_nothing_is_said_of_rows_that_fit() -> None:
     config = tiny.llama().config
     assert beyond(config, [], 10_000, 10_000) == [] and beyond(tiny.gpt2().config, [], 10_000, 10_000) == []
+
+
+KEYS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (YARN, {"factor": 3.0}),
+    (YARN, {"original_max_position_embeddings": 32}),
+    (YARN, {"attention_factor": 1.5}),
+    (YARN, {"beta_fast": 4.0}),
+    (YARN, {"beta_slow": 8.0}),
+    ({**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}, {"mscale": 0.7}),
+    ({**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}, {"mscale_all_dim": 0.7}),
+    (YARN, {"truncate": False}),
+    ({"rope_type": "llama3", "factor": 4.0}, {"low_freq_factor": 0.2}),
+    ({"rope_type": "llama3", "factor": 4.0}, {"high_freq_factor": 20.0}),
+]
+
+
+@pytest.mark.parametrize(("plain", "changed"), KEYS, ids=lambda k: "-".join(k))
+def test_every_key_changes_what_positions_turn_by(inputs: Path, plain: dict[str, Any], changed: dict[str, Any]) -> None:
+    turns = []
+    for rope in (plain, {**plain, **changed}):
+        turning = load(spec(inputs, **rope), TASK).model.get_submodule("model.rotary_emb")
+        turns.append((turning.inv_freq.tolist(), turning.attention_scaling))
+    assert turns[0] != turns[1]

@@ -11,10 +11,13 @@ from torch import nn
 
 from tests.methods.driving import Run, changed
 from tests.pretend_device import REAL
+from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.parameter_selection.full import FullFineTuning
 from tunewright.models import activations
 from tunewright.models.activations import offloading
+from tunewright.recipe import Recipe
+from tunewright.runs.offloaded import check_on_the_host
 
 
 @pytest.fixture
@@ -86,3 +89,12 @@ def test_a_run_trains_to_the_same_bits(cuda: str, copied: list[torch.Size], meth
 def test_on_the_cpu_nothing_is_copied(copied: list[torch.Size]) -> None:
     grads(net("cpu"), torch.ones(40, 48), True, 1)
     assert copied == []
+
+
+@pytest.mark.parametrize("other", [{"offload_param": "disk"}, {"fsdp": "full_shard"}], ids=lambda o: next(iter(o)))
+def test_beside_weights_that_come_and_go_it_is_refused(other: dict[str, str]) -> None:
+    asked = {"model": "nano", "task": "text-generation", "data": {"train": "rows.jsonl"}, "methods": ["lora"]}
+    check_on_the_host(Recipe.model_validate({**asked, "train": other}))
+    with pytest.raises(MethodError, match=f"train.{next(iter(other))}") as refused:
+        check_on_the_host(Recipe.model_validate({**asked, "train": {**other, "activation_offloading": True}}))
+    assert refused.value.where == "train.activation_offloading" and "keep one" in str(refused.value)
