@@ -59,6 +59,7 @@ def spec(**changes: Any) -> Any:
         "optimizer": SimpleNamespace(name="adamw", params={}),
         "lr_scheduler_type": "linear",
         "max_grad_norm": 1.0,
+        "activation_offloading": False,
     }
     return SimpleNamespace(**{**plain, **changes})
 

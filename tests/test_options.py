@@ -204,6 +204,13 @@ def test_blocks_stay_on_disk_where_the_recipe_says_so(inputs: Path) -> None:
     assert streamed(made.adapted.model) is not None and streamed(session_of(inputs).adapted.model) is None
 
 
+def test_activations_that_lie_on_the_host_anyway_are_said_to(inputs: Path) -> None:
+    def said(on: bool) -> list[str]:
+        return [n for n in session_of(inputs, train__activation_offloading=on).notes if "activation_offloading" in n]
+
+    assert said(False) == [] and len(said(True)) == 1 and "does nothing here: on cpu" in said(True)[0]
+
+
 def test_a_head_that_is_made_anew_starts_as_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
     classifying.write_inputs(tmp_path)
@@ -216,9 +223,9 @@ def test_a_head_that_is_made_anew_starts_as_the_recipe_says(tmp_path: Path, monk
 
 
 def test_every_field_of_train_has_a_case() -> None:
-    assert set(STAGED) | {"precision", "device", "threads", "offload_param", "fsdp", "report_to", "head"} == set(
-        TrainSpec.model_fields
-    )
+    of_a_gpu = {"activation_offloading"}  # tests/pretend_device/test_activations.py
+    of_the_run = {"precision", "device", "threads", "offload_param", "fsdp", "report_to", "head"}
+    assert set(STAGED) | of_a_gpu | of_the_run == set(TrainSpec.model_fields)
 
 
 # -- data --------------------------------------------------------------------------------------------------------------

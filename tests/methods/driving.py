@@ -92,6 +92,7 @@ def spec(**changes: Any) -> SimpleNamespace:
         "optimizer": SimpleNamespace(name="adamw"),
         "lr_scheduler_type": "constant",
         "max_grad_norm": 1.0,
+        "activation_offloading": False,
         "momentum": 0.0,
     }
     return SimpleNamespace(**{**values, **changes})

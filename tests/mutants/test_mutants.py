@@ -41,6 +41,7 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     *("image-feature-extraction", "views-of-pictures"),
     *("denoiser", "denoising", "pipelines", "frechet-distance"),
     *("object-detection", "average-precision", "files-of-boxes"),
+    *("eight-bit-blocks", "moments-by-blocks", "scaled-positions", "activations-on-the-host"),
     *("image-segmentation", "mask-folders", "series-windows", "series-validation", "series-errors"),
     *("episodes", "policies", "steps-of-episodes", "episode-windows", "environments", "errors-of-actions"),
     *("facts-of-policies", "heads-of-runs"),

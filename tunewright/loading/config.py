@@ -9,6 +9,7 @@ from tunewright.errors import MethodError, ModelError, nearest
 from tunewright.loading import pipelines
 from tunewright.loading.guard import said, without_chosen_code
 from tunewright.loading.locate import Located, read_config
+from tunewright.loading.positions import scale
 from tunewright.loading.quantised import refuse_quantised
 from tunewright.loading.quiet import quiet
 from tunewright.tasks import _detectors, _embedded
@@ -60,6 +61,8 @@ def config_for(located: Located, task: Task) -> Any:
     _serves(config, task, folder)
     if task.is_a(FEATURES) and (note := _embedded.whole_pictures(config)):
         located.notes.append(note)
+    if located.rope is not None:
+        located.notes.append(scale(config, located.rope, folder))
     if stored is not None:
         config.quantization_config = {**written["quantization_config"], "dequantize": True}
         located.notes.append(f"the weights are stored as {stored}, and were made whole as they were read")

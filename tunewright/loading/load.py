@@ -31,6 +31,7 @@ from tunewright.loading.guard import (
 from tunewright.loading.heads import set_head
 from tunewright.loading.imports import refuse_broken
 from tunewright.loading.locate import Located, drawn_as, locate
+from tunewright.loading.positions import check_scaled, hash_of, lengthen
 from tunewright.loading.quiet import quiet
 from tunewright.loading.readers import readers
 from tunewright.loading.sentence_modules import note_pooling, pools_texts
@@ -43,6 +44,7 @@ from tunewright.tasks._parts import DETECTION, FEATURES
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
     from tunewright.recipe import ModelSpec
+    from tunewright.recipe.rope import RopeSpec
 
 Divide = Callable[[nn.Module, torch.device | str, torch.dtype], None]
 """Puts a model's weights onto a device and into a type, of which other processes hold the rest."""
@@ -55,7 +57,7 @@ class Loaded:
     `source` names the weights it ran on (for the report), `hash` is their content hash, `beside` that of the files
     beside them (config, tokenizer, template, processor), `licence` as the card states it, `dtype` the type they are
     computed in, `notes` what the user should know, `folder` the local transformers folder, `new` the names of
-    parameters that were drawn afresh (a new head).
+    parameters that were drawn afresh (a new head), `rope` how its positions are scaled, which `hash` tells too.
     """
 
     model: nn.Module
@@ -70,6 +72,13 @@ class Loaded:
     folder: Path | None = None
     new: tuple[str, ...] = ()
     beside: str = ""
+    rope: RopeSpec | None = None
+
+    def hash_now(self, *, afresh: bool = False) -> str:
+        """What `hash` is by the files as they are now: that of the weights, and of how their positions are scaled."""
+        assert self.folder is not None
+        weights = hash_weights(self.folder, afresh=afresh)
+        return weights if self.rope is None else hash_of(weights, self.rope)
 
     def adapted(self) -> Adapted:
         """The model as methods adapt it, named by its own hashes."""
@@ -119,6 +128,7 @@ def load(
         raise ModelError(f"unknown precision '{dtype}'", where=f"model {name}", remedy="float32 or bfloat16")
     with guarded("the model cannot be found or converted", Path(name)):
         located = locate(name, revision, progress=progress, patterns=pipelines.patterns() if task.draws else None)
+    located.rope = getattr(spec, "rope_scaling", None)
     with guarded("the model cannot be loaded", located.folder):
         return _load(located, name, task, labels, device, getattr(torch, dtype), seed, weights, streams, divide)
 
@@ -140,6 +150,8 @@ def _load(
             read_header(file)
     config = config_for(located, task)
     tokenizer, processor = readers(located, task, config)
+    if located.rope is not None:
+        lengthen(tokenizer, config)
     if pools_texts(task):
         located.notes += note_pooling(config, located.folder)
     model: Any
@@ -152,6 +164,8 @@ def _load(
         # what is divided stays mapped from its file until then: no process ever has the whole of it in another type
         stored = "auto" if weights and divide is not None else dtype
         model = build(located, config, task, list(labels) if labels is not None else None, stored, seed)
+    if located.rope is not None:
+        check_scaled(model, located.rope)
     if weights and not streams:
         check_finite(model, located.folder)
     if tokenizer is not None and not task.draws:
@@ -167,21 +181,23 @@ def _load(
             check_causal(model, located.folder)
         if divide is None:
             align(model)
-    digest = hash_weights(located.folder) if weights else ""
-    return Loaded(
+    made = Loaded(
         model,
         tokenizer,
         processor,
         name,
         located.source,
-        digest,
+        "",
         located.licence,
         dtype,
         located.notes,
         located.folder,
         tuple(located.new),
         hash_beside(located.folder),
+        located.rope,
     )
+    made.hash = made.hash_now() if weights else ""
+    return made
 
 
 @dataclass
@@ -193,13 +209,20 @@ class Reading:
     config: Any
     labels: list[str] | None
     """Class names in the order of the head's ids."""
+    notes: list[str] = field(default_factory=list)
+    """What to say of it before a run: how its positions are scaled."""
 
 
 def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) -> Reading:
     """Config and tokenizer or image processor of what `spec` names. Raises what `load` raises of them."""
     located = locate(spec.name, spec.revision, patterns=pipelines.patterns() if task.draws else None)
+    located.rope = spec.rope_scaling
     config = config_for(located, task)
     tokenizer, processor = readers(located, task, config)
+    notes: list[str] = []
+    if located.rope is not None:
+        lengthen(tokenizer, config)
+        notes.append(next(n for n in located.notes if n.startswith("positions are scaled")))
     if task.makes_head:
         set_head(config, task, list(labels) if labels is not None else None, located)
     if pools_texts(task):
@@ -207,7 +230,7 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
     if tokenizer is not None and not task.draws:
         _fit_padding(tokenizer, task, located)
     own = [config.id2label[i] for i in sorted(config.id2label)] if task.labelled else None
-    return Reading(tokenizer, processor, config, own)
+    return Reading(tokenizer, processor, config, own, notes)
 
 
 def _build(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: Any, seed: int) -> Any:

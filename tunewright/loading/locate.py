@@ -37,6 +37,7 @@ class Located:
     licence: str | None
     notes: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
+    rope: Any = None  # a recipe's scaling of positions, which the config gets as it is read
 
 
 def locate(

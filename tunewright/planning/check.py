@@ -24,6 +24,7 @@ from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Reading, reading
 from tunewright.loading.options import options_of
 from tunewright.loading.policies import with_facts
+from tunewright.loading.positions import beyond
 from tunewright.measure.asking import Questions
 from tunewright.planning.data_card import write_card
 from tunewright.planning.refusals import Refusals, of_methods, of_needs, of_rehearsal
@@ -131,6 +132,8 @@ def check_recipe(
     skip = {role for role, data in lenient.items() if data.bad_rows == "skip"}
     report = check(groups, task, reads, options, base=recipe.base, cache=cache, changes=changes, skip=skip)
     report.cautions += streamed.notes([d for made in report.datasets.values() for d in made])
+    every = [d for made in report.datasets.values() for d in made]
+    report.cautions += [*model.notes, *beyond(model.config, every, options["train"].max_length, recipe.data.max_length)]
     asked = refused.of(packs.asked, recipe, task, model.tokenizer, options["train"]) or {}
     report.sources += [_questions(name, found) for name, found in asked.items()]
     for stage in recipe.stages:

@@ -15,7 +15,8 @@ once, (n - 1) / n of their bytes each time. Loading and measuring are not in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from tunewright.machine.on_paper import Machines
 from tunewright.planning.estimated import StageEstimate
@@ -71,15 +72,24 @@ class OnPaper:
         return self.needs <= self.memory
 
 
-def on_paper(stages: list[StageEstimate], precision: str, machines: Machines, *, divided: bool = False) -> OnPaper:
+def on_paper(
+    stages: list[StageEstimate],
+    precision: str,
+    machines: Machines,
+    *,
+    divided: bool = False,
+    offloaded: Collection[str] = (),
+) -> OnPaper:
     """What stages that were probed here take there, each process in the precision that the probe had; where the device
-    has no bfloat16, in float32. `divided`: whether several divide the weights among them.
+    has no bfloat16, in float32. `divided`: whether several divide the weights among them. `offloaded`: stages whose
+    activations lie on the host.
     """
     wanted = precision if precision == "float32" or machines.device.half is not None else "float32"
     wider = BYTES[wanted] / BYTES[precision]
     peak = machines.device.single if wanted == "float32" else machines.device.half
     assert peak is not None
-    found = [_stage(s, machines, peak, wider, divided and machines.count > 1) for s in stages]
+    there = [replace(s, kept_for_backward=0) if s.name in offloaded else s for s in stages]
+    found = [_stage(s, machines, peak, wider, divided and machines.count > 1) for s in there]
     return OnPaper(str(machines), machines.count, int(machines.memory), wanted, found, divided and machines.count > 1)
 
 

@@ -61,7 +61,9 @@ def plan(recipe: RecipeLike, *, sets: Sequence[str] = (), on: str | None = None,
     asked = given(recipe, sets)
     made = planned(asked, Screen(quiet=quiet))
     divided = asked.train.fsdp is not None
-    made.on = None if named is None else on_paper(made.estimate.stages, made.precision, named, divided=divided)
+    offloaded = [s.name for s in asked.stages if asked.train_for(s).activation_offloading]
+    if named is not None:
+        made.on = on_paper(made.estimate.stages, made.precision, named, divided=divided, offloaded=offloaded)
     return made
 
 

@@ -17,6 +17,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from tunewright.recipe.fields import Real, Spec, Whole, problem
+from tunewright.recipe.rope import RopeSpec
 
 TRAIN = "train"
 """As a fresh model's tokenizer: one is trained on the training rows."""
@@ -50,6 +51,7 @@ class ModelSpec(Spec):
 
     shorthand: ClassVar[str | None] = "name"
     compact: ClassVar[bool] = True
+    also: ClassVar[dict[str, str]] = {"rope_parameters": "rope_scaling"}
     name: Annotated[str, Place] = Field(
         min_length=1,
         description="built-in name, hub id, local folder or GGUF file; of a fresh model what reports call it",
@@ -63,6 +65,11 @@ class ModelSpec(Spec):
     )
     trust_remote_code: bool = Field(
         False, description="must stay false: code that comes with a model is never run", examples=[False]
+    )
+    rope_scaling: RopeSpec | None = Field(
+        None,
+        description="rotary positions scaled, so that longer texts are read: transformers' own keys",
+        examples=[{"rope_type": "yarn", "factor": 4.0}],
     )
     config: dict[str, Any] | Annotated[str, Place] | None = Field(
         None,
@@ -136,6 +143,10 @@ class ModelSpec(Spec):
     def _keys_of_an_address(self) -> ModelSpec:
         if self.url is not None and self.fresh:
             raise problem("a fresh model is made here, and a url names one elsewhere", "keep one of the two", ("url",))
+        if self.url is not None and self.rope_scaling is not None:
+            raise problem(
+                "positions of a model at an address cannot be scaled here", "remove rope_scaling", ("rope_scaling",)
+            )
         for key in ("api_key_env", "timeout"):
             if self.url is None and key in self.model_fields_set and getattr(self, key) is not None:
                 raise problem(f"'{key}' is of an address, and there is no url", "write url beside it", (key,))
@@ -157,6 +168,12 @@ class ModelSpec(Spec):
                         (key,),
                     )
             return self
+        if self.rope_scaling is not None:
+            raise problem(
+                "a fresh model's positions are its config's",
+                "write rope_parameters in config",
+                ("rope_scaling",),
+            )
         if self.revision is not None:
             raise problem("'revision' is for hub ids, and this model is drawn afresh", "remove revision", ("revision",))
         if isinstance(self.config, dict):

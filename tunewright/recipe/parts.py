@@ -306,6 +306,12 @@ class TrainSpec(Spec):
         description="recompute activations in the backward pass: less memory, about a third more time",
         examples=[True],
     )
+    activation_offloading: bool = Field(
+        False,
+        description="on a GPU: what a step keeps for its backward pass lies in the host's memory; less of the GPU's, "
+        "more time",
+        examples=[True],
+    )
     offload_param: Literal["disk"] | None = Field(
         None,
         description="disk: blocks' weights stay in the base's files and are brought in one at a time, so that a frozen "

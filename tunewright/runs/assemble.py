@@ -24,9 +24,11 @@ from tunewright.loading.fresh import has_weights
 from tunewright.loading.load import Loaded, Reading, reading
 from tunewright.loading.options import options_of
 from tunewright.loading.policies import with_facts
+from tunewright.loading.positions import beyond
 from tunewright.machine import devices, host
 from tunewright.machine.group import present
 from tunewright.measure.target import check_metric, check_rows
+from tunewright.models.activations import NOTHING_TO_DO
 from tunewright.models.adapted import Adapted
 from tunewright.models.divided import divided
 from tunewright.models.originals import Files
@@ -139,6 +141,7 @@ def assemble(
     recipe, derived = fill(recipe, rows.stages, task, loaded.model.config)
     for part, stage in zip(rows.stages, recipe.stages, strict=True):
         part.spec, part.train = stage, recipe.train_for(stage)
+    there = [d for d in (*rows.learnt, rows.eval, rows.validation, *rows.keep.values()) if d is not None]
     return Session(
         recipe,
         task,
@@ -159,9 +162,11 @@ def assemble(
             *tables.notes_of(recipe),
             *loaded.notes,
             *told,
+            *beyond(loaded.model.config, there, rows.options.max_length, recipe.data.max_length),
             *rows.notes,
             *alone(rows.stages, task),
             *of_division(adapted),
+            *_idle(recipe, device),
             *lacking(recipe.train.report_to).values(),
         ],
         weights=weights,
@@ -351,6 +356,12 @@ def _aim(
 def one_by_one(dataset: Dataset) -> Dataset:
     """A stage's rows as they were before its methods asked for pairs."""
     return replace(dataset, rows=dataset.rows.rows) if isinstance(dataset.rows, PairRows) else dataset
+
+
+def _idle(recipe: Recipe, device: str) -> list[str]:
+    """That a recipe asks for what only a GPU with memory of its own can do."""
+    asked = any(recipe.train_for(s).activation_offloading for s in recipe.stages)
+    return [NOTHING_TO_DO.format(device=device)] if asked and device != "cuda" else []
 
 
 def device_of(recipe: Recipe) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tunewright import catalogue
 from tunewright.errors import MethodError
+from tunewright.models import activations
 from tunewright.models.streamed import WHERE
 from tunewright.recipe import MethodUse, Recipe
 from tunewright.runs.sources import task_for
@@ -41,6 +42,22 @@ def check_offloaded(recipe: Recipe) -> None:
                 "carry: fold puts what a stage learnt into the weights, and these stay on disk",
                 where=f"stages.{stage.name}.carry",
                 remedy="write carry: frozen, or remove train.offload_param",
+            )
+
+
+def check_on_the_host(recipe: Recipe) -> None:
+    """MethodError for activations on the host beside weights that are brought in block by block, from a disk or from
+    other processes.
+    """
+    if not any(recipe.train_for(s).activation_offloading for s in recipe.stages):
+        return
+    for key in ("offload_param", "fsdp"):
+        if getattr(recipe.train, key) is not None:
+            raise MethodError(
+                f"activations on the host are not known to work beside train.{key}, which brings weights in and takes "
+                "them away",
+                where=activations.WHERE,
+                remedy=f"keep one of the two; train.activation_checkpointing goes beside train.{key}",
             )
 
 

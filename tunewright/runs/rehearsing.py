@@ -11,7 +11,6 @@ from pathlib import Path
 
 from tunewright.contract.left import Earlier, NotThereYet
 from tunewright.contract.method import Setup, begun
-from tunewright.files.hashing import hash_weights
 from tunewright.runs import made, predicting, predictors, selected, streams
 from tunewright.runs.merging import unfoldable
 from tunewright.runs.session import Session, StageInputs
@@ -50,7 +49,7 @@ def rehearse(session: Session, run: Path) -> None:
 def _begin(session: Session, part: StageInputs, start: str, run: Path) -> None:
     adapted = session.adapted
     if not adapted.base_hash and session.loaded.folder is not None:
-        adapted.base_hash = hash_weights(session.loaded.folder)
+        adapted.base_hash = session.loaded.hash_now()
     carry.begin(adapted, start, part.spec.carry, run, f"stages.{part.spec.name}.start")
 
 

@@ -17,7 +17,7 @@ from tunewright.recipe import MethodUse, Recipe, StageSpec
 from tunewright.runs import merging, packs, predictors, streamed, streams
 from tunewright.runs.divided import check_divided
 from tunewright.runs.making import check_makers
-from tunewright.runs.offloaded import check_offloaded
+from tunewright.runs.offloaded import check_offloaded, check_on_the_host
 from tunewright.runs.selecting import check_selector
 from tunewright.runs.sources import task_for
 from tunewright.tasks._forecasters import gives_quantiles
@@ -246,6 +246,7 @@ RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_carry,
     check_offloaded,
     check_divided,
+    check_on_the_host,
     check_selectors,
     packs.check,
     streams.check,

@@ -11,7 +11,6 @@ import torch
 from tunewright.contract.change import Change
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.files import checkpoint
-from tunewright.files.hashing import hash_weights
 from tunewright.models.peft_settings import CONFIG
 from tunewright.pieces.low_rank import LowRankChange
 from tunewright.training import carry
@@ -134,5 +133,5 @@ def _is_change(folder: Path) -> bool:
 def _of_folder(session: Any, folder: Path, name: str) -> Change:
     adapted = session.adapted
     if not adapted.base_hash and session.loaded.folder is not None:
-        adapted.base_hash = hash_weights(session.loaded.folder)
+        adapted.base_hash = session.loaded.hash_now()
     return read_change(folder, adapted, name)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import CheckpointError
-from tunewright.files import checkpoint, hashing
+from tunewright.files import checkpoint
 from tunewright.files.checkpoint import Checkpoint
 from tunewright.runs.work import Work
 
@@ -109,7 +109,7 @@ def verify(work: Work, whole: Intact) -> None:
 def _weights_are_those(work: Work) -> None:
     """Read every byte of the base: what the cache knows of unchanged files is not enough here."""
     loaded = work.session.loaded
-    if loaded.folder is not None and hashing.hash_weights(loaded.folder, afresh=True) != loaded.hash:
+    if loaded.folder is not None and loaded.hash_now(afresh=True) != loaded.hash:
         raise CheckpointError(
             "the model's weights are not those that the run began with",
             where=str(loaded.folder),

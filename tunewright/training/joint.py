@@ -50,8 +50,13 @@ def why_not(loop: Loop, body: Adapted) -> str:
     adapted, spec = loop.adapted, loop.spec
     if other := {s for b in loop.methods for s in type(b.method).slots()} - SLOTS:
         return f"its methods fill {', '.join(sorted(other))}"
-    if loop.wants_hidden or loop.stage.task.couples == "batch" or spec.activation_checkpointing:
-        return "it reads hidden states, couples rows or computes blocks again"
+    if (
+        loop.wants_hidden
+        or loop.stage.task.couples == "batch"
+        or spec.activation_checkpointing
+        or spec.activation_offloading
+    ):
+        return "it reads hidden states, couples rows, computes blocks again or keeps activations on the host"
     if any(leaf.group != "delta" for leaf in loop.trained.leaves.values()) or adapted.originals:
         return "it trains more than deltas"
     deltas = {s: list(some.values()) for s, some in adapted.deltas().items()}

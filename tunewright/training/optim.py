@@ -183,6 +183,7 @@ class Optimizers:
         # The optimizers are built anew for the new leaves (torch has no way to take parameters out of one), so their
         # state is written out by name first and moved over: by name and entry, since leaves are other objects now.
         old_state, old_places = self.state(), self.trained.places()
+        makers = {self.names[id(p)]: o for o in self.optimizers for p in o.state}
         moves = self.trained.move(choice.places)
         old_places.update({n: old for n, (old, _) in moves.items()})
         self.trained.set(choice)
@@ -191,6 +192,8 @@ class Optimizers:
         new_places = self.trained.places() | {n: new for n, (_, new) in moves.items()}
         if choice.moments == "drop":
             return old_places, new_places
+        for name in [n for n in makers if n in self.trained.leaves and old_places.get(n) is not None]:
+            _spread(old_state, name, makers[name])
         moved: dict[str, Tensor] = {}
         for key, t in old_state.items():
             name = key.rpartition("|")[0]
@@ -217,6 +220,19 @@ class Optimizers:
                 newcomers, t = ~torch.isin(new, old), float(state["step"])
                 for key, value, beta in zip(("exp_avg", "exp_avg_sq"), choice.seeds[name], betas, strict=True):
                     state[key][newcomers] = (value * (1 - beta**t))[newcomers]
+
+
+def _spread(state: dict[str, Tensor], name: str, optimizer: torch.optim.Optimizer) -> None:
+    """Write moments that an optimizer keeps by blocks of entries (it offers `whole`) entry by entry: a choice that
+    keeps some of a block's entries would part them from their block's scale.
+    """
+    if (whole := getattr(optimizer, "whole", None)) is None:
+        return
+    own = {key: state.pop(key) for key in list(state) if key.rpartition("|")[0] == name}
+    packed = {key.rpartition("|")[2]: t for key, t in own.items()}
+    entries = whole(packed)
+    packed = {k: t for k, t in packed.items() if k == "step"} | entries
+    state.update({f"{name}|{k}": t for k, t in packed.items()})
 
 
 def _placed(key: str, saved: Tensor, parameter: nn.Parameter, group: Mapping[str, Any]) -> Tensor:
