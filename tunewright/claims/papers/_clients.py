@@ -22,6 +22,12 @@ SHARED: dict[str, Any] = {
     "extra": {"train": {"batch_tokens": 2400}},
     "scales": ("real",),
 }
+COUNTED: dict[str, Any] = {
+    "budget": {"steps": 3},
+    "rates": (),
+    "extra": {"train": {"batch_tokens": 2400}, "measurement": {"rows": 16, "drift_sequences": 4}},
+}
+"""A count that no rate changes: three rounds of each."""
 DIFFERS = (
     "MiniLM-L6 on queries of ten domains instead of ViT on CIFAR; 5 clients with alike rows in each of about ten rounds "
     "instead of 5 drawn of 50; a client holds two of six blocks"

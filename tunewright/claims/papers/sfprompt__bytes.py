@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunewright.claims.claim import Claim
-from tunewright.claims.papers._clients import DIFFERS, SHARED, told
+from tunewright.claims.papers._clients import COUNTED, DIFFERS, SHARED, told
 
 if TYPE_CHECKING:
     from tunewright.claims.claim_run import ClaimRun
@@ -18,9 +18,8 @@ CLAIM = Claim(
     direction="lower",
     relative=True,
     smallest=0.53,
-    rates=(),
     differs=f"{DIFFERS}; counted, without what a client is given once",
-    **SHARED,
+    **{**SHARED, **COUNTED},
 )
 
 

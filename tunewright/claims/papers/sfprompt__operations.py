@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunewright.claims.claim import Claim
-from tunewright.claims.papers._clients import DIFFERS, SHARED, told
+from tunewright.claims.papers._clients import COUNTED, DIFFERS, SHARED, told
 
 if TYPE_CHECKING:
     from tunewright.claims.claim_run import ClaimRun
@@ -18,9 +18,8 @@ CLAIM = Claim(
     direction="lower",
     relative=True,
     smallest=0.3,
-    rates=(),
     differs=f"{DIFFERS} (the paper's figure, 0.46 %, is of clients that hold far less of a model of 12 to 24 blocks)",
-    **SHARED,
+    **{**SHARED, **COUNTED},
 )
 
 
