@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from tunewright.contract.candidates import Candidates as Candidates
+from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.left import Earlier
 from tunewright.contract.returned import check_returned, place, told
@@ -105,6 +106,8 @@ class Method(BaseModel):
     - `orders`: the order in which its `select` keeps records is that in which they are learnt, in the first pass over
       each source; other selectors' order counts only where `data.shuffle` is off.
     - `resets`: when a method on `adapt` begins again from the source weights, where the recipe does not say.
+    - `category`: by what it spares parameters (`contract/category.py`): each in `methods/adapters` and
+      `methods/parameter_selection` says it, in its own file, where it is read without importing it.
     - `papers`: slugs of the papers that it implements.
     - `also`: other names of its parameters that are read too, such as PEFT's: other name -> name.
 
@@ -139,6 +142,7 @@ class Method(BaseModel):
     alone: ClassVar[bool] = False
     orders: ClassVar[bool] = False
     resets: ClassVar[Literal["never", "source", "batch", "row"]] = "never"
+    category: ClassVar[Category | None] = None
     papers: ClassVar[tuple[str, ...]] = ()
     also: ClassVar[Mapping[str, str]] = {}
     conformance: ClassVar[Mapping[str, Any]] = {}

@@ -24,6 +24,7 @@ from typing import ClassVar
 import torch
 from pydantic import Field, PositiveInt
 
+from tunewright.contract.category import Category
 from tunewright.contract.method import State
 from tunewright.errors import MethodError
 from tunewright.models.deltas import Butterfly, Delta
@@ -37,6 +38,7 @@ class BOFT(OnLayers):
     block_size: PositiveInt = Field(4, description="inputs of a block that a factor turns together", examples=[8])
     n_butterfly_factor: PositiveInt = Field(1, description="factors m of the rotation", examples=[2])
 
+    category: ClassVar[Category] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {
         "targets": "target_modules",

@@ -24,6 +24,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from tunewright.contract.category import Category
 from tunewright.contract.method import Need
 from tunewright.errors import MethodError
 from tunewright.methods.needs.input_covariance import InputCovariance
@@ -76,6 +77,7 @@ class CorDA(LowRankMethod):
     )
     samples: PositiveInt = Field(256, description="rows to calibrate on", examples=[1])
 
+    category: ClassVar[Category] = "reparameterised"
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     default_scale: ClassVar[float] = 1.0
     offset: ClassVar[bool] = True

@@ -36,6 +36,7 @@ from typing import ClassVar
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from tunewright.contract.category import Category
 from tunewright.contract.method import Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.models.deltas import Delta, Tucker
@@ -65,6 +66,7 @@ class FLoRATucker(OnLayers):
         examples=[["q_proj", "v_proj"], ["q_proj"]],
     )
 
+    category: ClassVar[Category] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules"}
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}

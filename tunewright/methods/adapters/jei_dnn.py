@@ -47,6 +47,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch, Loss, Outputs
+from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.method import Method, Plan, Setup, State
 from tunewright.errors import MethodError
@@ -193,6 +194,7 @@ class JEIDNN(Method):
     )
     gate_rate: PositiveFloat = Field(100.0, description="learning rate of gates, as a multiple of the stage's")
 
+    category: ClassVar[Category] = "additive"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     ranks: ClassVar[bool] = False

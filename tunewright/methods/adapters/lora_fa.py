@@ -20,6 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tunewright.contract.category import Category
 from tunewright.contract.method import State
 from tunewright.models.deltas import LowRankFixedA
 from tunewright.pieces.low_rank import Start
@@ -41,6 +42,7 @@ class LoRAFA(RankStabilised):
         False, description="turn each gradient of B into the nearest to full fine-tuning's", examples=[True]
     )
 
+    category: ClassVar[Category] = "reparameterised"
     divides: ClassVar[bool] = True
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "project": True}
 

@@ -36,6 +36,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from tunewright.contract.category import Category
 from tunewright.contract.method import Need, torch_generator
 from tunewright.errors import MethodError
 from tunewright.methods.needs.gradient_directions import GradientDirections
@@ -76,6 +77,7 @@ class LoRAGA(LowRankMethod):
     )
     samples: PositiveInt = Field(32, description="rows whose gradient is taken", examples=[4])
 
+    category: ClassVar[Category] = "reparameterised"
     offset: ClassVar[bool] = True
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[dict[str, float]] = {"": 1e-4}

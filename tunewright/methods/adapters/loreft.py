@@ -30,6 +30,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Need, Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.methods.needs.prompted import Prompted
@@ -59,6 +60,7 @@ class LoReFT(Method):
         0.0, ge=0, lt=1, description="share of the edited states' entries set to zero while training", examples=[0.3]
     )
 
+    category: ClassVar[Category] = "additive"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("loreft",)

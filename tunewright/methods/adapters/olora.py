@@ -20,6 +20,7 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
+from tunewright.contract.category import Category
 from tunewright.pieces.convolving import ConvolvingLowRank
 from tunewright.pieces.low_rank import Start
 
@@ -31,6 +32,7 @@ class OLoRA(ConvolvingLowRank):
         None, description="numerator of the scale s = alpha / r; none: the rank, s = 1", examples=[8]
     )
 
+    category: ClassVar[Category] = "reparameterised"
     divides: ClassVar[bool] = True
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     default_scale: ClassVar[float] = 1.0
