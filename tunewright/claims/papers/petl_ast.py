@@ -25,8 +25,8 @@ SHARED: dict[str, Any] = {
     "scales": ("nano",),
 }
 DIFFERS = (
-    "a ViT of six blocks and width 128 that was made on pictures of written digits, in the place of AST; 120 recordings "
-    "of spoken digits, each method at its rate by default"
+    "a ViT of six blocks and width 128 that was made on pictures of written digits, in the place of AST; 120 "
+    "recordings of spoken digits, each method at its rate by default"
 )
 CLAIM = Claim(
     says="After 120 recordings, adapters behind attention and feed-forward part tell at least one point more of new "
