@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+PAPERS = ("peft-for-foundation-models-survey",)
 Category = Literal["selective", "additive", "prompt", "reparameterised", "hybrid", "whole"]
 CATEGORIES: dict[str, str] = {
     "selective": "some of the model's own parameters train, the others stay",
