@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 CLAIM = Claim(
     paper="sfprompt",
     says="Parameters, states and gradients that cross the network are at least 53 % fewer bytes than the weights of "
-    "federated averaging, for as many rounds.",
+    "federated averaging, for each round.",
     metric="measured",
     direction="lower",
     relative=True,
@@ -24,5 +24,5 @@ CLAIM = Claim(
 
 
 def measure(run: ClaimRun, seed: int) -> dict[str, float]:
-    """Bytes of all rounds."""
+    """Bytes of a round."""
     return told(run, seed, "bytes")

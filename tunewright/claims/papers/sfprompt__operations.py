@@ -24,5 +24,5 @@ CLAIM = Claim(
 
 
 def measure(run: ClaimRun, seed: int) -> dict[str, float]:
-    """Operations of all clients in all rounds."""
+    """Operations of all clients in a round."""
     return told(run, seed, "operations")

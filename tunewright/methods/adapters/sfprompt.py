@@ -116,6 +116,7 @@ class SFPrompt(FederatedMethod):
     category: ClassVar[Category] = "hybrid"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
+    quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 1e-3}
     tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification")
     papers: ClassVar[tuple[str, ...]] = (NAME,)

@@ -70,7 +70,6 @@ class FederatedMethod(Method):
     )
 
     ranks: ClassVar[bool] = False
-    quantised: ClassVar[bool] = False
     conformance: ClassVar[Mapping[str, object]] = {"clients": 2, "local_rows": 2}
 
     def caution(self, plan: Plan) -> str | None:
