@@ -25,11 +25,11 @@ SHARED: dict[str, Any] = {
     "scales": ("nano",),
 }
 DIFFERS = (
-    "a ViT of six blocks and width 128 that was made on pictures of written digits, in the place of AST; 60 "
+    "a ViT of six blocks and width 128 that was made on pictures of written digits, in the place of AST; 54 "
     "recordings of spoken digits, each method at its rate by default"
 )
 CLAIM = Claim(
-    says="After 60 recordings, adapters behind attention and feed-forward part tell at least one point more of new "
+    says="After 54 recordings, adapters behind attention and feed-forward part tell at least one point more of new "
     "ones than LoRA of about as many numbers, and than BitFit, (IA)^3 and prompts, which have fewer.",
     method=ADAPTERS,
     baselines=[
