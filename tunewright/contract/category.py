@@ -4,10 +4,7 @@ peft-for-foundation-models-survey), and one for what spares none.
 
 from __future__ import annotations
 
-from typing import Literal
-
 PAPERS = ("peft-for-foundation-models-survey",)
-Category = Literal["selective", "additive", "prompt", "reparameterised", "hybrid", "whole"]
 CATEGORIES: dict[str, str] = {
     "selective": "some of the model's own parameters train, the others stay",
     "additive": "new layers, vectors or factors train beside the frozen model",
@@ -16,4 +13,4 @@ CATEGORIES: dict[str, str] = {
     "hybrid": "several of these at once or in turn",
     "whole": "all weights train (no category of the survey: it spares none)",
 }
-"""What each means."""
+"""What each means: `category` of a method is one of these."""

@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from tunewright.contract.candidates import Candidates as Candidates
-from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.left import Earlier
 from tunewright.contract.returned import check_returned, place, told
@@ -142,7 +141,7 @@ class Method(BaseModel):
     alone: ClassVar[bool] = False
     orders: ClassVar[bool] = False
     resets: ClassVar[Literal["never", "source", "batch", "row"]] = "never"
-    category: ClassVar[Category | None] = None
+    category: ClassVar[str | None] = None
     papers: ClassVar[tuple[str, ...]] = ()
     also: ClassVar[Mapping[str, str]] = {}
     conformance: ClassVar[Mapping[str, Any]] = {}

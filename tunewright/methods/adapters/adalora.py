@@ -41,7 +41,6 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.method import Plan, State, torch_generator
 from tunewright.models.adapted import Adapted
@@ -110,7 +109,7 @@ class AdaLoRA(LowRankMethod):
         0.5, description="weight of the penalty that holds the rows of A and the columns of B orthonormal"
     )
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {**LowRankChange.also, "init_r": "rank", "deltaT": "delta_t"}
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-3}

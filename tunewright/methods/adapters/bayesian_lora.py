@@ -32,7 +32,6 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.method import Plan, State, torch_generator
 from tunewright.models.adapted import Adapted
@@ -66,7 +65,7 @@ class BayesianLoRA(LowRankMethod):
     rank_gates: float = Field(6.0, description="phi of the pieces' gates at first", examples=[-2.0])
     gate_rate: PositiveFloat = Field(1e-2, description="learning rate of gates and ranges", examples=[0.1])
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     identity: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = (NAME,)

@@ -41,7 +41,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Row
-from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.method import Candidates, Choice, Method, Plan, Setup, State
 from tunewright.models.adapted import Adapted
@@ -81,7 +80,7 @@ class BayesPrompt(Method):
         False, description="the stage's rows are the domain: nothing trains, and the mixture is left to later stages"
     )
 
-    category: ClassVar[Category] = "prompt"
+    category: ClassVar[str] = "prompt"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     ranks: ClassVar[bool] = False

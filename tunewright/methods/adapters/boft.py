@@ -24,7 +24,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field, PositiveInt
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import State
 from tunewright.errors import MethodError
 from tunewright.models.deltas import Butterfly, Delta
@@ -38,7 +37,7 @@ class BOFT(OnLayers):
     block_size: PositiveInt = Field(4, description="inputs of a block that a factor turns together", examples=[8])
     n_butterfly_factor: PositiveInt = Field(1, description="factors m of the rotation", examples=[2])
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {
         "targets": "target_modules",

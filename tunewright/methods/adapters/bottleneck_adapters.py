@@ -37,7 +37,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Setup, State
 from tunewright.errors import MethodError
 from tunewright.models.deltas import Delta
@@ -90,7 +89,7 @@ class BottleneckAdapters(Method):
     )
     leave_out: tuple[int, ...] = Field((), description="blocks without adapters, from 0", examples=[[0]])
 
-    category: ClassVar[Category] = "additive"
+    category: ClassVar[str] = "additive"
     divides: ClassVar[bool] = True
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False

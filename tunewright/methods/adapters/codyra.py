@@ -33,7 +33,6 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Plan, torch_generator
 from tunewright.models.deltas import GatedLowRank
 from tunewright.pieces.dead_pieces import cut_dead_pieces
@@ -75,7 +74,7 @@ class CoDyRA(LowRankMethod):
         examples=[0.5],
     )
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     alpha: ClassVar[None] = None  # type: ignore[misc]
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]

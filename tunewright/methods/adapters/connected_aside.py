@@ -31,7 +31,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.models.bottlenecks import Inserted
@@ -54,7 +53,7 @@ class ConnectedAside(Method):
     scale: PositiveFloat = Field(1.0, description="factor s on what is beside", examples=[2.0])
     non_linearity: Literal["relu", "gelu", "silu", "tanh", "identity"] = Field("relu", description="f")
 
-    category: ClassVar[Category] = "additive"
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     also: ClassVar[Mapping[str, str]] = {"aside_width": "width"}

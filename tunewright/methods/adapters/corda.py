@@ -24,7 +24,6 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Need
 from tunewright.errors import MethodError
 from tunewright.methods.needs.input_covariance import InputCovariance
@@ -77,7 +76,7 @@ class CorDA(LowRankMethod):
     )
     samples: PositiveInt = Field(256, description="rows to calibrate on", examples=[1])
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     default_scale: ClassVar[float] = 1.0
     offset: ClassVar[bool] = True

@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.models.deltas import WeightDecomposed
 from tunewright.pieces.low_rank import Start
 from tunewright.pieces.rank_stabilised import RankStabilised
@@ -30,7 +29,7 @@ from tunewright.pieces.rank_stabilised import RankStabilised
 class DoRA(RankStabilised):
     """LoRA for the direction of a weight's rows, and a trained length for each."""
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     low_rank: ClassVar[bool] = False
     divides: ClassVar[bool] = True
 

@@ -31,7 +31,6 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted
 from tunewright.models.sites import Site
@@ -74,7 +73,7 @@ class DSEE(SparseLowRankMethod):
         0.2, ge=0, lt=1, description="share of the weights inside the blocks that is set to zero", examples=[0.0]
     )
 
-    category: ClassVar[Category] = "hybrid"
+    category: ClassVar[str] = "hybrid"
     identity: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     scales_values: ClassVar[bool] = True

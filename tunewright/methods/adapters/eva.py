@@ -35,7 +35,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.method import Need, Needs, State
 from tunewright.methods.needs.explained_variance import ExplainedVariance
@@ -65,7 +64,7 @@ class EVA(PatternedLowRank):
     samples: PositiveInt = Field(256, description="rows to read at most", examples=[4])
     tokens: PositiveInt = Field(2048, description="tokens of a step of the decomposition, about", examples=[8])
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     learning_rates: ClassVar[dict[str, float]] = {"": 5e-4}
     papers: ClassVar[tuple[str, ...]] = ("eva",)
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "samples": 12, "tokens": 32}

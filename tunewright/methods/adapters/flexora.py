@@ -32,7 +32,6 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Setup, State
 from tunewright.models.adapted import Adapted
 from tunewright.models.sites import Site, Structure
@@ -58,7 +57,7 @@ class Flexora(LowRankMethod):
     gate_rate: PositiveFloat = Field(0.01, description="learning rate of alpha", examples=[0.1])
     validation_batches: PositiveInt = Field(8, description="validation batches a step of alpha", examples=[1])
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     leaves: ClassVar[tuple[str, ...]] = ("kept",)
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "validation_batches": 2}

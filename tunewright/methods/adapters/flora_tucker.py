@@ -36,7 +36,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.models.deltas import Delta, Tucker
@@ -66,7 +65,7 @@ class FLoRATucker(OnLayers):
         examples=[["q_proj", "v_proj"], ["q_proj"]],
     )
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules"}
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}

@@ -38,7 +38,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, normalize
 
 from tunewright.contract.batch import Batch, Loss, Outputs, Row
-from tunewright.contract.category import Category
 from tunewright.contract.method import Choice, Method, Need, Needs, Setup, State
 from tunewright.errors import MethodError
 from tunewright.methods.needs.row_texts import RowTexts, Text
@@ -79,7 +78,7 @@ class GRAM(Method):
     inner_rate: PositiveFloat = Field(0.01, description="rate of an inner step, where `meta`", examples=[1.0])
     inner_steps: PositiveInt = Field(1, description="inner steps on the first part, where `meta`", examples=[2])
 
-    category: ClassVar[Category] = "prompt"
+    category: ClassVar[str] = "prompt"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-3}

@@ -39,7 +39,6 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Setup, State, torch_generator
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models import context
@@ -106,7 +105,7 @@ class Hypter(Method):
         "adapter", description="what is written: the paper's adapter on the output, or a change of the layer's weight"
     )
 
-    category: ClassVar[Category] = "additive"
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text-generation", "text-classification", "fill-mask")
     papers: ClassVar[tuple[str, ...]] = ("hypter",)

@@ -26,7 +26,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import State
 from tunewright.errors import MethodError
 from tunewright.models.deltas import Delta, InputScale, OutputScale
@@ -56,7 +55,7 @@ class IA3(OnLayers):
         examples=[["v_proj"]],
     )
 
-    category: ClassVar[Category] = "additive"
+    category: ClassVar[str] = "additive"
     divides: ClassVar[bool] = True
     learning_rates: ClassVar[Mapping[str, float]] = {"": 5e-3}
     form: ClassVar[type[Delta]] = OutputScale

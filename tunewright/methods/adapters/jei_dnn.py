@@ -47,7 +47,6 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch, Loss, Outputs
-from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.method import Method, Plan, Setup, State
 from tunewright.errors import MethodError
@@ -194,7 +193,7 @@ class JEIDNN(Method):
     )
     gate_rate: PositiveFloat = Field(100.0, description="learning rate of gates, as a multiple of the stage's")
 
-    category: ClassVar[Category] = "additive"
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     ranks: ClassVar[bool] = False

@@ -31,7 +31,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tunewright.contract.batch import Batch, Loss, Outputs
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Setup, State
 from tunewright.errors import MethodError
 from tunewright.pieces.heads import classifier_head, classifier_head_name, pooled_head
@@ -53,7 +52,7 @@ class LEVI(Method):
         examples=[[2]],
     )
 
-    category: ClassVar[Category] = "additive"
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}

@@ -30,7 +30,6 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Need, Needs, Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.methods.needs.head_scales import HeadScales
@@ -67,7 +66,7 @@ class LoFiT(Method):
         5e-4, description="weight of the sum of the scales' magnitudes in their loss", examples=[0.1]
     )
 
-    category: ClassVar[Category] = "additive"
+    category: ClassVar[str] = "additive"
     identity: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("lofit",)
     conformance: ClassVar[dict[str, object]] = {"heads": 3, "scale_steps": 3, "scale_rows": 3}

@@ -20,7 +20,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import State, torch_generator
 from tunewright.models.deltas import Delta, Hadamard
 from tunewright.models.sites import Site
@@ -33,7 +32,7 @@ class LoHa(OnLayers):
     rank: PositiveInt = Field(8, description="rank r of each of the two products", examples=[4])
     alpha: PositiveFloat = Field(8.0, description="numerator of the scale s = alpha / r", examples=[16.0])
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules", "r": "rank"}
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-3}

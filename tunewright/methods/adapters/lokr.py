@@ -22,7 +22,6 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import State, torch_generator
 from tunewright.models.deltas import Delta, Kronecker
 from tunewright.models.sites import Site
@@ -52,7 +51,7 @@ class LoKr(OnLayers):
         None, description="what sides are divided by; none: near their square root", examples=[2]
     )
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules", "r": "rank"}
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-3}

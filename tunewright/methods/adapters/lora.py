@@ -20,7 +20,6 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tunewright.contract.category import Category
 from tunewright.models.sites import Site
 from tunewright.pieces.convolving import ConvolvingLowRank
 
@@ -35,7 +34,7 @@ class LoRA(ConvolvingLowRank):
 
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead of alpha / r", examples=[True])
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     conformance: ClassVar[dict[str, object]] = {"rank": 2}
 

@@ -20,7 +20,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import State
 from tunewright.models.deltas import LowRankFixedA
 from tunewright.pieces.low_rank import Start
@@ -42,7 +41,7 @@ class LoRAFA(RankStabilised):
         False, description="turn each gradient of B into the nearest to full fine-tuning's", examples=[True]
     )
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "project": True}
 

@@ -36,7 +36,6 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Need, torch_generator
 from tunewright.errors import MethodError
 from tunewright.methods.needs.gradient_directions import GradientDirections
@@ -77,7 +76,7 @@ class LoRAGA(LowRankMethod):
     )
     samples: PositiveInt = Field(32, description="rows whose gradient is taken", examples=[4])
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     offset: ClassVar[bool] = True
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[dict[str, float]] = {"": 1e-4}

@@ -30,7 +30,6 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Need, Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.methods.needs.prompted import Prompted
@@ -60,7 +59,7 @@ class LoReFT(Method):
         0.0, ge=0, lt=1, description="share of the edited states' entries set to zero while training", examples=[0.3]
     )
 
-    category: ClassVar[Category] = "additive"
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("loreft",)

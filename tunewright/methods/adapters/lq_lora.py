@@ -44,7 +44,6 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.method import Need, Needs, Setup, State, torch_generator
 from tunewright.errors import MethodError
@@ -178,7 +177,7 @@ class LQLoRA(LowRankMethod):
     )  # fmt: skip
     samples: PositiveInt = Field(64, description="rows that are read for it, a backward pass each")
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     full_rank_at_most: ClassVar[bool] = True
     low_rank: ClassVar[bool] = False
     identity: ClassVar[bool] = False

@@ -42,7 +42,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Setup, State
 from tunewright.models.deltas import Delta
 from tunewright.models.prefix import prefixed, sizes
@@ -83,7 +82,7 @@ class MAMAdapter(Method):
     )
     prefix_hidden: PositiveInt = Field(800, description="hidden width of the network that makes them", examples=[6])
 
-    category: ClassVar[Category] = "hybrid"
+    category: ClassVar[str] = "hybrid"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     quantised: ClassVar[bool] = False

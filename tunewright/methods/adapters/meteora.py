@@ -37,7 +37,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tunewright.contract.batch import Batch, Loss, Outputs
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted
@@ -82,7 +81,7 @@ class MeteoRA(Method):
         "all-linear", description=TARGET_MODULES + "; layers of finished LoRAs are theirs", examples=[["q_proj"]]
     )
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules", "r": "rank"}
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False

@@ -46,7 +46,6 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Plan, Setup, State, torch_generator
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.adapted import Adapted
@@ -94,7 +93,7 @@ class MHR(OnLayers):
         None, description="task of rows of other sources; none: the only task, or no change", examples=["large"]
     )
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules", "r": "rank", "lora_alpha": "alpha"}
     form: ClassVar[type[Delta]] = PerTask
     folds: ClassVar[bool] = False

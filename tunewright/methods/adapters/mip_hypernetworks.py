@@ -36,7 +36,6 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Setup, State, torch_generator
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.adapted import Adapted
@@ -108,7 +107,7 @@ class MIPHypernetworks(Method):
     )
     target_modules: str | tuple[str, ...] = Field("all-linear", description=TARGET_MODULES, examples=[["q_proj"]])
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}

@@ -40,7 +40,6 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from tunewright.contract.batch import Batch, Loss, Outputs
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.models import deltas
@@ -73,7 +72,7 @@ class MoSA(Method):
         1.0, description="weight of the disagreement of two passes; 0: one pass", examples=[30.0]
     )
 
-    category: ClassVar[Category] = "additive"
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = (

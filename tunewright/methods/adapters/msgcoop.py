@@ -39,7 +39,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from tunewright.contract.batch import Batch, Loss, Outputs
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Need, Needs, Setup, State, torch_generator
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.methods.needs.row_texts import RowTexts, Text
@@ -83,7 +82,7 @@ class MSGCoOp(Method):
         examples=[{"red": ["warm", "like blood"]}],
     )
 
-    category: ClassVar[Category] = "prompt"
+    category: ClassVar[str] = "prompt"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-3}

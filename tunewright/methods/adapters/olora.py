@@ -20,7 +20,6 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.pieces.convolving import ConvolvingLowRank
 from tunewright.pieces.low_rank import Start
 
@@ -32,7 +31,7 @@ class OLoRA(ConvolvingLowRank):
         None, description="numerator of the scale s = alpha / r; none: the rank, s = 1", examples=[8]
     )
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     default_scale: ClassVar[float] = 1.0

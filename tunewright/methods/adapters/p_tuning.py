@@ -26,7 +26,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Setup, State
 from tunewright.models.prompt import body_of, leave_room, prompted, save_prompt
 from tunewright.pieces.encoders import PromptEncoder
@@ -47,7 +46,7 @@ class PTuning(Method):
         0.0, ge=0, lt=1, description="share set to zero between the LSTM's layers while training", examples=[0.3]
     )
 
-    category: ClassVar[Category] = "prompt"
+    category: ClassVar[str] = "prompt"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     also: ClassVar[Mapping[str, str]] = {"length": "num_virtual_tokens"}

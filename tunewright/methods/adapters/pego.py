@@ -45,7 +45,6 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.errors import MethodError
 from tunewright.models.sites import Site, Structure
 from tunewright.pieces.low_rank import LowRankMethod
@@ -112,7 +111,7 @@ class PEGO(LowRankMethod):
         examples=[["q_proj", "v_proj"], ["q_proj"]],
     )
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     default_scale: ClassVar[float] = 1.0
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "members": 3}

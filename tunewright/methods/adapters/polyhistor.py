@@ -36,7 +36,6 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Setup, State, torch_generator
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.adapted import Adapted
@@ -79,7 +78,7 @@ class Polyhistor(Method):
         None, description="task of rows of other sources; none: the only task, or no change", examples=["large"]
     )
 
-    category: ClassVar[Category] = "additive"
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 1e-3}

@@ -32,7 +32,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Setup, State
 from tunewright.models.prefix import prefixed, save_prefix, sizes
 from tunewright.models.prompt import leave_room
@@ -53,7 +52,7 @@ class PrefixTuning(Method):
     )
     init_weights: Literal["zero"] | None = Field(None, description="zero: keys and values start at zero")
 
-    category: ClassVar[Category] = "prompt"
+    category: ClassVar[str] = "prompt"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     also: ClassVar[Mapping[str, str]] = {"length": "num_virtual_tokens"}

@@ -35,7 +35,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Plan, Setup, State
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.prompt import leave_room, prompted, save_prompt
@@ -62,7 +61,7 @@ class ProMoT(Method):
         examples=[["small"]],
     )
 
-    category: ClassVar[Category] = "hybrid"
+    category: ClassVar[str] = "hybrid"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     quantised: ClassVar[bool] = False

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Setup, State
 from tunewright.models.prompt import leave_room, prompted, save_prompt
 from tunewright.pieces.prompts import start_prompt
@@ -34,7 +33,7 @@ class PromptTuning(Method):
         "vocabulary", description="embeddings of tokens drawn at random, or uniform numbers in +-0.5"
     )
 
-    category: ClassVar[Category] = "prompt"
+    category: ClassVar[str] = "prompt"
     folds: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 3e-2}
     identity: ClassVar[bool] = False

@@ -27,7 +27,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.change import Change
 from tunewright.contract.method import Method, Need, Needs
 from tunewright.methods.needs.upstream_modules import UpstreamModules
@@ -55,7 +54,7 @@ class PVP(Method):
         0.0, ge=0, lt=1, description="share of the input's entries set to zero while training", examples=[0.3]
     )
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}
     papers: ClassVar[tuple[str, ...]] = ("pvp",)

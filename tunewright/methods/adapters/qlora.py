@@ -18,7 +18,6 @@ from typing import ClassVar
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
-from tunewright.contract.category import Category
 from tunewright.models.nf4 import quantise_sites
 from tunewright.models.sites import discover
 from tunewright.pieces.low_rank import LowRankMethod
@@ -33,7 +32,7 @@ class QLoRA(LowRankMethod):
         True, description="hold the scales of blocks in 8 bits too: 0.516 bytes a weight instead of 0.5625"
     )
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     identity: ClassVar[bool] = False
     quantises: ClassVar[bool] = True
     conformance: ClassVar[dict[str, object]] = {"rank": 2}

@@ -35,7 +35,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.method import Method, Need, Needs, Setup, State
 from tunewright.errors import MethodError
@@ -70,7 +69,7 @@ class RoSTE(Method):
         CACHED, description="ends of the names of layers whose output is cached", examples=[["q_proj"]]
     )
 
-    category: ClassVar[Category] = "whole"
+    category: ClassVar[str] = "whole"
     also: ClassVar[Mapping[str, str]] = {"w_bits": "weight_bits", "a_bits": "input_bits", "kv_bits": "cache_bits"}
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False

@@ -38,7 +38,6 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Setup, State, torch_generator
 from tunewright.methods.optimization._federated import Client, FederatedMethod
 from tunewright.models.adapted import Adapted
@@ -113,7 +112,7 @@ class SFPrompt(FederatedMethod):
         0.5, gt=0, le=1, description="share of a client's rows that are learnt with the server", examples=[0.25]
     )
 
-    category: ClassVar[Category] = "hybrid"
+    category: ClassVar[str] = "hybrid"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     quantised: ClassVar[bool] = False

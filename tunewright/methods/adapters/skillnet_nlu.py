@@ -33,7 +33,6 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt
 from transformers.activations import ACT2FN
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Setup, State
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.bottlenecks import Tap
@@ -60,7 +59,7 @@ class SkillNetNLU(Method):
     every: PositiveInt = Field(2, description="every so-manieth block holds skills, the first among them", examples=[1])
     shared: bool = Field(True, description="whether the rest of the model, the general skill in it, trains too")
 
-    category: ClassVar[Category] = "additive"
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-5}

@@ -31,7 +31,6 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, State, torch_generator
 from tunewright.models.adapted import Adapted
 from tunewright.pieces.low_rank import Start
@@ -50,7 +49,7 @@ class SLTrain(SparseLowRankMethod):
         False, description="in the place of the weight, which begins at zero: for a model from nothing; else beside it"
     )
 
-    category: ClassVar[Category] = "hybrid"
+    category: ClassVar[str] = "hybrid"
     quantised: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[dict[str, float]] = {"": 3e-3}

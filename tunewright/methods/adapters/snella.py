@@ -39,7 +39,6 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.method import Plan, State, torch_generator
 from tunewright.models.adapted import Adapted
@@ -95,7 +94,7 @@ class SNELLA(OnLayers):
     importance_smoothing: float = Field(0.85, gt=0, lt=1, description="b1, what I keeps a step", examples=[0.1])
     wavering_smoothing: float = Field(0.85, gt=0, lt=1, description="b2, what U keeps a step", examples=[0.1])
 
-    category: ClassVar[Category] = "hybrid"
+    category: ClassVar[str] = "hybrid"
     form: ClassVar[type[Delta]] = KernelSparse
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}

@@ -32,7 +32,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field, NonNegativeFloat
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.models.scale_shift import ScaleShift, channel_axis
@@ -58,7 +57,7 @@ class SSF(Method):
     )
     new_biases: bool = Field(True, description="shift layers that have no bias, too: folding gives them a new one")
 
-    category: ClassVar[Category] = "additive"
+    category: ClassVar[str] = "additive"
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 3e-3}
     papers: ClassVar[tuple[str, ...]] = ("ssf",)

@@ -44,7 +44,6 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.change import Change
 from tunewright.contract.found import Found
 from tunewright.contract.method import Choice, Method, Need, Needs, Plan, State, torch_generator
@@ -103,7 +102,7 @@ class STEEL(Method):
     hidden: PositiveInt = Field(128, description="width of the denoiser's three hidden layers")
     fit_steps: PositiveInt = Field(2000, description="optimizer steps of fitting the denoiser, 128 noised vectors each")
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     alone: ClassVar[bool] = True
     tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification")
     papers: ClassVar[tuple[str, ...]] = ("steel",)

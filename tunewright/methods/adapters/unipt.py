@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Setup, State
 from tunewright.errors import MethodError
 from tunewright.pieces.beside import Beside
@@ -78,7 +77,7 @@ class UniPT(Method):
         None, description="numbers of the layers that are read (0: embeddings); none: all but the last", examples=[[1]]
     )
 
-    category: ClassVar[Category] = "additive"
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification")

@@ -21,7 +21,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Setup, State
 from tunewright.models.deltas import Delta, SharedProjections
 from tunewright.models.sites import Site
@@ -38,7 +37,7 @@ class VeRA(OnLayers):
     )
     projection_prng_key: NonNegativeInt = Field(0, description="seed of the shared matrices", examples=[1])
 
-    category: ClassVar[Category] = "reparameterised"
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules", "r": "rank", "vera_dropout": "dropout"}
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-3}

@@ -19,7 +19,6 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Setup, State
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted
@@ -47,7 +46,7 @@ class BitFit(Method):
         examples=[["q_proj", "v_proj"]],
     )
 
-    category: ClassVar[Category] = "selective"
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     divides: ClassVar[bool] = True
     learning_rates: ClassVar[Mapping[str, float]] = {"": 1e-3}

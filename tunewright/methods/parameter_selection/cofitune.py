@@ -38,7 +38,6 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Need, Needs, Setup, State
 from tunewright.errors import MethodError
 from tunewright.methods.needs.unit_importance import UnitImportance
@@ -97,7 +96,7 @@ class CoFiTune(Method):
     source: str = Field("train", description="rows whose answers tell what matters", examples=["keep"])
     samples: PositiveInt = Field(128, description="rows to read for it", examples=[1])
 
-    category: ClassVar[Category] = "selective"
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = (
         "image-classification",

@@ -17,7 +17,6 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Setup, State
 from tunewright.errors import MethodError
 
@@ -27,7 +26,7 @@ class FreezeLower(Method):
 
     blocks: int = Field(6, ge=0, description="blocks that stay, from the input", examples=[0])
 
-    category: ClassVar[Category] = "selective"
+    category: ClassVar[str] = "selective"
     divides: ClassVar[bool] = True
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("biomedical-stability",)

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method
 
 
 class FullFineTuning(Method):
     """Train everything."""
 
-    category: ClassVar[Category] = "whole"
+    category: ClassVar[str] = "whole"
     quantised: ClassVar[bool] = False
     divides: ClassVar[bool] = True
     learning_rates: ClassVar[Mapping[str, float]] = {

@@ -37,7 +37,6 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Need, Needs, Plan, Setup, State
 from tunewright.errors import MethodError
 from tunewright.methods.needs.probing_step import ProbingStep
@@ -115,7 +114,7 @@ class GreenTrainer(Method):
     selections: PositiveInt = Field(3, description="how often the stage chooses, evenly over its steps", examples=[1])
     rows: PositiveInt = Field(8, description="training rows of a probe", examples=[2])
 
-    category: ClassVar[Category] = "selective"
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("greentrainer",)
 

@@ -17,7 +17,6 @@ from typing import ClassVar
 
 from pydantic import Field, PositiveInt
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Plan
 
 
@@ -42,7 +41,7 @@ class HalfFineTuning(Method):
         None, description="optimizer steps between drawings; none: once per stage", examples=[1]
     )
 
-    category: ClassVar[Category] = "selective"
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("hft",)
 

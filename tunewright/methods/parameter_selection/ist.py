@@ -32,7 +32,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Need, Plan, Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.methods.needs.trial_loss import TrialLoss
@@ -88,7 +87,7 @@ class ImportanceAwareSparseTuning(Method):
     score_rate: float = Field(10.0, gt=0, description="how far a trial moves the scores, per unit of exp(-loss)")
     trial_rows: int = Field(16, gt=0, description="training rows per trial measures the loss on", examples=[4])
 
-    category: ClassVar[Category] = "selective"
+    category: ClassVar[str] = "selective"
     papers: ClassVar[tuple[str, ...]] = ("ist",)
     conformance: ClassVar[dict[str, object]] = {"every": 1, "trial_rows": 2}
     requires: ClassVar[tuple[str, ...]] = ("attach",)

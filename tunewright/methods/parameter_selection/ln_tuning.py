@@ -21,7 +21,6 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Setup, State
 from tunewright.errors import MethodError
 from tunewright.models.sites import Site, Structure
@@ -34,7 +33,7 @@ class LNTuning(Method):
         "all", description="which norms: all, or module names or endings of them", examples=[["input_layernorm"]]
     )
 
-    category: ClassVar[Category] = "selective"
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-3}
 

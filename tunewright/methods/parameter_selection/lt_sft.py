@@ -32,7 +32,6 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Setup, State
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted
@@ -66,7 +65,7 @@ class LTSFT(Method):
     )
     l1: NonNegativeFloat = Field(0.0, description="weight of the mean distance from the start", examples=[50.0])
 
-    category: ClassVar[Category] = "selective"
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     leaves: ClassVar[tuple[str, ...]] = ("mask", "phase")
     papers: ClassVar[tuple[str, ...]] = ("lt-sft",)

@@ -37,7 +37,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tunewright.contract.batch import Batch, Loss, Outputs
-from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.method import (
     Choice,
@@ -86,7 +85,7 @@ class RAMT(Method):
         1.0, ge=0, le=1, description="share of a gradient that is taken away where it is dropped", examples=[0.0, 0.3]
     )
 
-    category: ClassVar[Category] = "selective"
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 6.4e-5}
     tasks: ClassVar[tuple[str, ...] | None] = ("zero-shot-image-classification",)

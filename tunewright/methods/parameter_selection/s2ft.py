@@ -32,7 +32,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Method, Setup, State
 from tunewright.errors import MethodError
 from tunewright.models.sites import Site, Structure
@@ -84,7 +83,7 @@ class S2FT(Method):
         "random", description="how units are chosen: drawn, or by the norm of their weights"
     )
 
-    category: ClassVar[Category] = "selective"
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 5.7e-4}
     papers: ClassVar[tuple[str, ...]] = ("s2ft",)

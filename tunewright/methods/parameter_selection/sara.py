@@ -28,7 +28,6 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Plan, State
 from tunewright.errors import MethodError
 
@@ -83,7 +82,7 @@ class SaRA(Method):
     )
     min_side: PositiveInt = Field(64, description="matrices with both sides larger are pulled", examples=[1000])
 
-    category: ClassVar[Category] = "selective"
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 5e-4}
     papers: ClassVar[tuple[str, ...]] = ("sara",)

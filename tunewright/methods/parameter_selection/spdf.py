@@ -30,7 +30,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.method import Candidates, Choice, Method, Setup, State, torch_generator
 from tunewright.errors import MethodError
@@ -61,7 +60,7 @@ class SPDF(Method):
     )
     target_modules: str | tuple[str, ...] = Field("all-linear", description=TARGET_MODULES, examples=[["q_proj"]])
 
-    category: ClassVar[Category] = "whole"
+    category: ClassVar[str] = "whole"
     identity: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     leaves: ClassVar[tuple[str, ...]] = (MASK.rstrip("."),)

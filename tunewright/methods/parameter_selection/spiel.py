@@ -32,7 +32,6 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.method import Candidates, Choice, Method, Need, Plan, Setup, State, torch_generator
 from tunewright.methods.needs.full_gradient import FullGradient, Gathered
 from tunewright.models.delta_names import DeltaName
@@ -88,7 +87,7 @@ class SpIEL(Method):
     batches: PositiveInt = Field(5, description="micro-batches whose gradients a redraw sums", examples=[1])
     rows: PositiveInt = Field(8, description="training rows in each of them", examples=[2])
 
-    category: ClassVar[Category] = "selective"
+    category: ClassVar[str] = "selective"
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules"}
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("spiel",)

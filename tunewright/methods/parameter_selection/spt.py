@@ -32,7 +32,6 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.method import Candidates, Choice, Method, Need, Needs, Setup, State, torch_generator
 from tunewright.errors import MethodError
@@ -122,7 +121,7 @@ class SPT(Method):
         "sensitivity", description="what ranks entries; chance: a draw, to compare with"
     )
 
-    category: ClassVar[Category] = "hybrid"
+    category: ClassVar[str] = "hybrid"
     also: ClassVar[Mapping[str, str]] = {"r": "rank", "lora_dropout": "dropout"}
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}

@@ -29,7 +29,6 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.category import Category
 from tunewright.contract.found import Found
 from tunewright.contract.method import Candidates, Choice, Method, Need, Needs, Setup, State
 from tunewright.errors import MethodError
@@ -63,7 +62,7 @@ class Telly(Method):
     )
     rows: PositiveInt = Field(64, description="training rows that the RSA is taken over", examples=[3])
 
-    category: ClassVar[Category] = "selective"
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 4e-5}
     leaves: ClassVar[tuple[str, ...]] = ("phase", "layers", "similarities")
