@@ -10,6 +10,7 @@ import pytest
 
 from tunewright.claims.claim import Scale
 from tunewright.claims.rule import Word
+from tunewright.contract.category import CATEGORIES
 from tunewright.contract.slot import SLOTS
 from tunewright.recipe import Budget, StageSpec
 
@@ -31,6 +32,7 @@ def test_every_word_is_defined_once_in_one_sentence() -> None:
         ("carry", get_args(StageSpec.model_fields["carry"].annotation)),
         ("verdict", get_args(Word)),
         ("scale", get_args(Scale)),
+        ("category", tuple(CATEGORIES)),
     ],
 )
 def test_every_value_is_named(word: str, values: tuple[str, ...]) -> None:

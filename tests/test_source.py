@@ -35,12 +35,14 @@ SAME = {
     "imports for types": WHOLE.replace("from elsewhere import Thing", "from nearby import Thing"),
     "annotations of functions": WHOLE.replace("-> float", "").replace("factor: float", "factor"),
     "descriptions": WHOLE.replace("how many directions", "width"),
+    "the category of a method": WHOLE.replace("    rank:", '    category: ClassVar[Category] = "prompt"\n    rank:'),
     "errors' words": WHOLE.replace("nothing to scale in", "there is nothing in"),
 }
 OTHER = {
     "a number": WHOLE.replace("2.0", "2.5"),
     "a default": WHOLE.replace("Field(8", "Field(4"),
     "a bound": WHOLE.replace("gt=0", "ge=0"),
+    "a field that is called category": WHOLE.replace("    rank:", '    category: str = "prompt"\n    rank:'),
     "a field's type": WHOLE.replace("rank: int", "rank: float"),
     "an operation": WHOLE.replace("factor * self", "factor + self"),
     "an error's class": WHOLE.replace("ValueError(", "KeyError("),

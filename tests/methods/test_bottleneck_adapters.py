@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +142,44 @@ def test_defaults_starts_and_counts(config):
     loop = run.train()
     assert loop.trained.count() == len(deltas) * (2 * a * d + a + d)
     assert all(p.grad is None for p in run.adapted.base_parameters().values())
+
+
+@pytest.mark.parametrize(("config", "residual"), [("double_seq_bn", False), ("seq_bn", False), ("par_bn", True)])
+def test_a_residual_connection_is_left_away_or_given(config: str, residual: bool):
+    """Each site by hand, from what the untouched layer is given and gives: h <- A(h), r <- A(r), h <- h + A(x) + x.
+
+    Source: umbertocappellazzo/PETL_AST, src/AST_adapters.py, `APPLY_RESIDUAL` (which reads x behind the norm).
+    """
+    run = made(tiny.llama, config, residual=residual)
+    f, seen = F.silu if config == "double_seq_bn" else F.relu, {}
+    checked: list[str] = []
+    hooks = []
+    for name, d in inserted(run.adapted).items():
+        module = run.adapted.model.get_submodule(name)
+        own: Any = module.tunewright_base.forward
+        source = run.adapted.model.get_submodule(d.source) if d.source else None
+        if source is not None:
+            source.register_forward_pre_hook(lambda _, args, n=name: seen.update({n: args[0]}))
+
+        def check(_, args, given, out, d=d, name=name, own=own):
+            out = out if isinstance(out, torch.Tensor) else out[0]
+            with torch.no_grad():
+                plain = own(_, *args, **given)
+            plain = plain if isinstance(plain, torch.Tensor) else plain[0]
+            x = seen.get(name)
+            wanted = bottleneck(d, plain, f) if x is None else plain + bottleneck(d, x, f) + x
+            torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-4)
+            checked.append(name)
+
+        hooks.append(module.register_forward_hook(check, with_kwargs=True))
+    logits(run.adapted.model)
+    for hook in hooks:
+        hook.remove()
+    assert set(checked) == set(inserted(run.adapted)) and (len(seen) == 2) == (config == "par_bn")
+    usual = made(tiny.llama, config, residual=not residual)
+    assert torch.equal(logits(usual.adapted.model), logits(made(tiny.llama, config).adapted.model))
+    with run.adapted.base() as model:
+        assert torch.equal(logits(model), logits(tiny.llama())), "at strength 0 it is the base"
 
 
 def test_strength_and_the_base():

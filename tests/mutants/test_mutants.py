@@ -26,6 +26,7 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
         "divided-recipes",
         "divided-models",
         "data-card",
+        "categories",
         "natural-instructions",
         "tables-as-texts",
         "tables-in-batches",

@@ -23,7 +23,7 @@ _NOT_CODE = {
 
 
 def code_lines(source: str) -> int:
-    """Lines that hold code: blank lines, comments and docstrings are not counted."""
+    """Lines that hold code: blank lines, comments, docstrings and the `category` that lists show are not counted."""
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in _NOT_CODE:
@@ -35,6 +35,8 @@ def code_lines(source: str) -> int:
         ):
             text = node.body[0]
             lines.difference_update(range(text.lineno, (text.end_lineno or text.lineno) + 1))
+        elif isinstance(node, ast.AnnAssign) and ast.unparse(node).startswith("category: ClassVar"):
+            lines.discard(node.lineno)
     return len(lines)
 
 

@@ -38,13 +38,26 @@ class Entry:
 
     def summary(self) -> str:
         """The first paragraph of the module's docstring as one line, read without importing it."""
-        if self.file is None or not self.file.is_file():
-            return ""
         try:
-            text = ast.get_docstring(ast.parse(self.file.read_text(encoding="utf-8"))) or ""
+            text = ast.get_docstring(self._parsed()) or ""
         except SyntaxError as error:
             return f"cannot be read: {error.msg} at line {error.lineno}"
         return " ".join(text.split("\n\n", 1)[0].split())
+
+    def category(self) -> str | None:
+        """What its class says under `category`, read without importing it; None where it says nothing."""
+        try:
+            classes = [n for n in self._parsed().body if isinstance(n, ast.ClassDef)]
+        except SyntaxError:
+            return None
+        for node in (n for c in classes for n in c.body if isinstance(n, ast.AnnAssign)):
+            if ast.unparse(node.target) == "category" and isinstance(node.value, ast.Constant):
+                return str(node.value.value)
+        return None
+
+    def _parsed(self) -> ast.Module:
+        there = self.file is not None and self.file.is_file()
+        return ast.parse(self.file.read_text(encoding="utf-8") if there and self.file is not None else "")
 
 
 def _rooms() -> list[str]:

@@ -7,6 +7,8 @@ import textwrap
 from typing import Any
 
 from tunewright import catalogue
+from tunewright.contract.category import CATEGORIES
+from tunewright.errors import RecipeError, did_you_mean
 from tunewright.machine import installed
 
 
@@ -15,16 +17,26 @@ def one(name: str) -> dict[str, Any]:
     return catalogue.describe(name)
 
 
-def all_described() -> list[dict[str, Any]]:
-    """Every entry described in full; imports every module."""
-    return [catalogue.describe(name) for name in catalogue.entries()]
+def of_category(category: str | None) -> list[catalogue.Entry]:
+    """Entries of a category, by name; None: all entries. RecipeError for what is none."""
+    if category is not None and category not in CATEGORIES:
+        raise RecipeError(
+            f"there is no category '{category}'", where="--category", remedy=did_you_mean(category, CATEGORIES)
+        )
+    return [e for e in catalogue.entries().values() if category is None or e.category() == category]
 
 
-def table(columns: int = 0) -> str:
-    """Names and first lines by room, read without importing anything. `columns` of a terminal, within which lines are
-    broken under their own beginning; 0: a line each.
+def all_described(category: str | None = None) -> list[dict[str, Any]]:
+    """Every entry (of a category) described in full; imports their modules."""
+    return [catalogue.describe(e.name) for e in of_category(category)]
+
+
+def table(columns: int = 0, category: str | None = None) -> str:
+    """Names and first lines by room, read without importing anything; those that have a category say it. `columns` of a
+    terminal, within which lines are broken under their own beginning; 0: a line each. `category`: those of one alone,
+    under what it means.
     """
-    entries = catalogue.entries().values()
+    entries = of_category(category)
     width = max((len(e.name) for e in entries), default=0)
 
     def line(name: str, said: str) -> str:
@@ -36,15 +48,21 @@ def table(columns: int = 0) -> str:
         )
         return within.fill(said) or head.rstrip()
 
-    parts = []
+    parts = [] if category is None else [f"{category}: {CATEGORIES[category]}", ""]
     for room in sorted({e.room for e in entries}):
         parts.append(room)
-        parts += [line(e.name, e.summary()) for e in entries if e.room == room]
-    for group in installed.GROUPS:
+        parts += [line(e.name, _said(e, category is None)) for e in entries if e.room == room]
+    for group in installed.GROUPS if category is None else ():
         points = installed.points(group).values()
         parts += [f"{group.rpartition('.')[2]} of other packages"] if points else []
         parts += [line(p.name, f"{p.comes_from}: {_summary(p)}".rstrip(": ")) for p in points]
     return "\n".join([*parts, "", "`tunewright methods NAME` describes one: slots, parameters, needs, papers."])
+
+
+def _said(entry: catalogue.Entry, with_category: bool) -> str:
+    """Its summary, and its category before it."""
+    kind = entry.category() if with_category else None
+    return f"[{kind}] {entry.summary()}" if kind else entry.summary()
 
 
 def added(name: str) -> dict[str, Any] | None:
@@ -97,6 +115,8 @@ def _own_words(module: ast.Module, name: str) -> str:
 def page(described: dict[str, Any]) -> str:
     """One entry as text. `reconstructed`, where a caller added it: from what, by paper."""
     lines = [f"{described['name']}  ({described['room']})", described["summary"], ""]
+    if kind := described.get("category"):
+        lines.append(f"{'category:':<12}{kind}: {CATEGORIES[kind]}")
     for title in ("slots", "needs", "papers"):
         lines.append(f"{title + ':':<12}{', '.join(described[title]) or 'none'}")
     for slug, how in described.get("reconstructed", {}).items():

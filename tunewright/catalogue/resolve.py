@@ -121,13 +121,14 @@ def build(use: Use, where: str | None = None) -> Method:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """{name, room, slots, parameters, needs, papers, summary} of one entry; imports its module."""
+    """{name, room, category, slots, parameters, needs, papers, summary} of one entry; imports its module."""
     cls = load_method(name)
     entry = lookup(name)
     assert entry is not None
     return {
         "name": entry.name,
         "room": entry.room,
+        "category": cls.category,
         "summary": entry.summary() or (cls.__doc__ or "").split("\n", 1)[0],
         "slots": list(cls.slots()),
         "parameters": parameters(cls),

@@ -17,6 +17,7 @@ from tunewright.commands.options import JsonOption, examples, show
     "tunewright methods lora",
     "tunewright methods lora --json",
     "tunewright methods gradient",
+    "tunewright methods --category prompt",
 )
 def methods(
     name: Annotated[
@@ -27,6 +28,13 @@ def methods(
     table: Annotated[
         bool, typer.Option("--table", help="lines of code, slots and needs of each file, and the median")
     ] = False,
+    category: Annotated[
+        str | None,
+        typer.Option(
+            help="those of one way to spare parameters: selective, additive, prompt, reparameterised, hybrid, whole",
+            autocompletion=completing.categories,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List what a recipe may name, or describe one of them."""
@@ -53,7 +61,7 @@ def methods(
         show([slot_pages.described(s) for s in SLOTS], as_json, slot_pages.table)
     else:
         columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-        show(listing.all_described() if as_json else None, as_json, lambda: listing.table(columns))
+        show(listing.all_described(category) if as_json else None, as_json, lambda: listing.table(columns, category))
 
 
 @examples(

@@ -29,7 +29,8 @@ Three questions, and what answers each here:
    memory) `full`, up to three of which a headline claim holds here, and of those that fold and whose claim has not
    failed the one that trains fewest numbers.
 
-**folds**: the result becomes a plain model, which costs nothing where it runs; others stay beside their base.
+**category**: by what it spares parameters, as [the list of methods](methods.md) says (`tunewright methods --category
+NAME`). **folds**: the result becomes a plain model, which costs nothing where it runs; others stay beside their base.
 **4 bits**: works on a base that is held quantised. **asks for**: what it reads before it trains, beside training rows.
 
 """
@@ -40,8 +41,10 @@ def choosing_page() -> str:
     parts = [_HEAD]
     for room in ROOMS:
         entries = [e for e in catalogue.entries().values() if e.room == room]
-        parts.append(f"## {question(room)}\n\n| method | folds | 4 bits | tasks | asks for | headline claim |\n")
-        parts.append("| --- | --- | --- | --- | --- | --- |\n" + "".join(_row(e) for e in entries) + "\n")
+        parts.append(
+            f"## {question(room)}\n\n| method | category | folds | 4 bits | tasks | asks for | headline claim |\n"
+        )
+        parts.append("| --- | --- | --- | --- | --- | --- | --- |\n" + "".join(_row(e) for e in entries) + "\n")
     parts.append(
         "## What the headline claims say\n\nOf the methods above, those that were run, as they were stated.\n\n"
     )
@@ -61,6 +64,7 @@ def _row(entry: catalogue.Entry) -> str:
         asked = [n for n, field in cls.model_fields.items() if field.is_required()]
     cells = (
         f"[`{entry.name}`](methods.md)",
+        cls.category or "",
         "yes" if cls.folds else "no",
         "yes" if cls.quantised else "no",
         "any" if cls.tasks is None else ", ".join(cls.tasks),

@@ -24,6 +24,13 @@ def methods(incomplete: str) -> list[str]:
     return _beginning(incomplete, [*catalogue.entries(), *SLOTS])
 
 
+def categories(incomplete: str) -> list[str]:
+    """The ways in which methods spare parameters."""
+    from tunewright.contract.category import CATEGORIES
+
+    return _beginning(incomplete, CATEGORIES)
+
+
 def tasks(incomplete: str) -> list[str]:
     """The tasks that a recipe may name."""
     from tunewright import catalogue

@@ -359,7 +359,7 @@ class Pruned(Answer):
 
 
 class Methods(RootModel[list[dict[str, Any]] | dict[str, Any]]):
-    """`methods`: a list of all (name, room, summary, slots, parameters, needs, papers), or one of them."""
+    """`methods`: a list of all (name, room, category, summary, slots, parameters, needs, papers), or one of them."""
 
 
 class Card(BaseModel):

@@ -10,6 +10,7 @@ from collections import defaultdict
 
 from tunewright import catalogue
 from tunewright.catalogue.folders import PACKAGE, question, without_papers
+from tunewright.contract.category import CATEGORIES
 from tunewright.models.peft_types import table
 from tunewright.papers import cards
 
@@ -23,6 +24,11 @@ anything is loaded. `tunewright methods NAME` gives a method's parameters, what 
 [slots](contract.md) are the places where it plugs in. [The papers](papers.md) say what has been published, here
 or not yet; [the claims](claims.md) say what came of testing it. A method that is marked as reconstructed was made
 without its paper's text or its authors' code: `tunewright papers show SLUG` says from what, and what in it is ours.
+
+Methods that adapt a frozen model, or choose what of it trains, say by what they spare parameters (`tunewright methods
+--category NAME` lists those of one):
+
+{categories}
 
 """
 
@@ -61,7 +67,7 @@ def _papers(slugs: tuple[str, ...]) -> str:
     return "; ".join(links)
 
 
-def _row(entry: catalogue.Entry, aliases: list[str]) -> str:
+def _row(entry: catalogue.Entry, aliases: list[str], kinds: bool) -> str:
     cls = catalogue.load_method(entry.name)
     own = (entry.name,) if not cls.papers and entry.name in cards.load() else ()
     also = f" (also {', '.join(f'`{a}`' for a in aliases)})" if aliases else ""
@@ -72,6 +78,7 @@ def _row(entry: catalogue.Entry, aliases: list[str]) -> str:
     cells = [
         f"[`{entry.name}`](../{path}){also}{mark}",
         without_papers(entry.summary()),
+        *([entry.category() or ""] if kinds else []),
         slots,
         _papers((*cls.papers, *own)),
     ]
@@ -84,15 +91,14 @@ def methods_page() -> str:
     aliases: dict[str, list[str]] = defaultdict(list)
     for old, name in catalogue.aliases().items():
         aliases[name].append(old)
-    out = [_HEAD.format(count=len(ours))]
+    listed = "\n".join(f"- {name}: {what};" for name, what in CATEGORIES.items()).removesuffix(";") + "."
+    out = [_HEAD.format(count=len(ours), categories=listed)]
     for room in catalogue.rooms():
-        rows = [_row(e, sorted(aliases[e.name])) for e in ours if e.room == room]
+        here = [e for e in ours if e.room == room]
+        kinds = any(e.category() for e in here)
+        rows = [_row(e, sorted(aliases[e.name]), kinds) for e in here]
         if rows:
             head = f"## {question(room)}\n\n`tunewright/{room}/`\n\n"
-            out.append(
-                head
-                + "| method | what it does | slots | papers |\n| --- | --- | --- | --- |\n"
-                + "\n".join(rows)
-                + "\n\n"
-            )
+            titles = ["method", "what it does", *(["category"] if kinds else []), "slots", "papers"]
+            out.append(head + f"| {' | '.join(titles)} |\n|{' --- |' * len(titles)}\n" + "\n".join(rows) + "\n\n")
     return "".join(out) + _peft()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
+from tunewright.contract.category import CATEGORIES
 from tunewright.contract.method import Method, arguments
 from tunewright.contract.slot import SLOTS
 from tunewright.errors import MethodError, did_you_mean, nearest
@@ -44,6 +45,12 @@ def check_class(cls: type[Method]) -> None:
             f"{cls.__name__}.conformance is no mapping",
             where=where,
             remedy='write conformance: ClassVar[dict[str, object]] = {"rank": 2}',
+        )
+    if cls.category is not None and cls.category not in CATEGORIES:
+        raise MethodError(
+            f"{cls.__name__}.category is '{cls.category}', which is no category",
+            where=where,
+            remedy=did_you_mean(cls.category, CATEGORIES),
         )
     rates = cls.learning_rates
     if not isinstance(rates, Mapping) or not all(isinstance(r, float) and r > 0 for r in rates.values()):

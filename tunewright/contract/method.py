@@ -105,6 +105,8 @@ class Method(BaseModel):
     - `orders`: the order in which its `select` keeps records is that in which they are learnt, in the first pass over
       each source; other selectors' order counts only where `data.shuffle` is off.
     - `resets`: when a method on `adapt` begins again from the source weights, where the recipe does not say.
+    - `category`: by what it spares parameters (`contract/category.py`): each in `methods/adapters` and
+      `methods/parameter_selection` says it, in its own file, where it is read without importing it.
     - `papers`: slugs of the papers that it implements.
     - `also`: other names of its parameters that are read too, such as PEFT's: other name -> name.
 
@@ -139,6 +141,7 @@ class Method(BaseModel):
     alone: ClassVar[bool] = False
     orders: ClassVar[bool] = False
     resets: ClassVar[Literal["never", "source", "batch", "row"]] = "never"
+    category: ClassVar[str | None] = None
     papers: ClassVar[tuple[str, ...]] = ()
     also: ClassVar[Mapping[str, str]] = {}
     conformance: ClassVar[Mapping[str, Any]] = {}

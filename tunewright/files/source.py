@@ -1,8 +1,9 @@
 """What Python files do, as a hash: not how they are laid out, worded or where they lie.
 
 `plain` hashes a file's syntax tree without what decides no number: comments and layout, docstrings, import lines,
-`if TYPE_CHECKING`, annotations of functions and of what is local to them, the text of errors that are raised, and
-`description` and `examples` of fields. `closure` finds the package's files that a file uses, by its imports.
+`if TYPE_CHECKING`, annotations of functions and of what is local to them, the text of errors that are raised,
+`description` and `examples` of fields, and the `category` that a method is shown under. `closure` finds the package's
+files that a file uses, by its imports.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ PACKAGE = Path(__file__).parents[1]
 _IMPORTS = (ast.Import, ast.ImportFrom)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _WORDS = frozenset({"description", "examples"})
+_SHOWN = frozenset({"category"})
 _SKIPPED = frozenset({"ctx", "kind", "type_comment", "type_params", "returns"})
 
 
@@ -154,6 +156,8 @@ def _walk(node: Any, local: bool) -> Iterator[str]:
         yield from ("Raise(", *_walk(raised, local), ")")
     elif isinstance(node, ast.keyword) and node.arg in _WORDS:
         return
+    elif isinstance(node, ast.AnnAssign) and not local and _is_shown(node):
+        return
     elif isinstance(node, ast.AnnAssign) and local:
         if node.value is not None:
             yield from _walk(ast.Assign([node.target], node.value), local)
@@ -165,6 +169,12 @@ def _walk(node: Any, local: bool) -> Iterator[str]:
             if name not in unsaid and value is not None and value != []:
                 yield from (f"{name}=", *_walk(value, inside))
         yield ")"
+
+
+def _is_shown(node: ast.AnnAssign) -> bool:
+    """Whether it is a class's constant that only lists show."""
+    named = isinstance(node.target, ast.Name) and node.target.id in _SHOWN
+    return named and ast.unparse(node.annotation).startswith("ClassVar")
 
 
 def _is_text(node: ast.AST) -> bool:

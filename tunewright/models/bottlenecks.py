@@ -8,6 +8,9 @@ A bottleneck is A(h) = c (U f(D h + b) + u) of a vector h [..., d]: down D [a, d
     beside     y <- y + s A(x)             x is what another layer of the same block, run before, was given
     around     y <- norm(x + s A(norm(x))) on a norm: what enters it is changed by what would leave it
 
+`adds` is how often what is read is added to A's output: 0, unless a bottleneck has (1) or lacks (-1) a residual
+connection of its own: y + s (A(h) + adds h), so that -1 behind a layer puts A(y) in the place of y.
+
 "beside" is two deltas of one name: a `Tap` on the layer whose input is read, and the `Inserted` on the layer whose
 output is changed. They meet by the tapped layer's name and their own; a block that is computed again runs both again.
 """
@@ -103,6 +106,7 @@ class Inserted(Homed):
     """
 
     form = "inserted-bottleneck"
+    adds: float = 0.0
     site_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d", "norm", "block")
 
     def __init__(
@@ -118,6 +122,7 @@ class Inserted(Homed):
         biased: bool = True,
         gated: bool = False,
         dropout: float = 0.0,
+        adds: float = 0.0,
     ):
         super().__init__(module)
         self.down, self.up = nn.Parameter(down), nn.Parameter(up)
@@ -126,7 +131,7 @@ class Inserted(Homed):
         self.gate = nn.Parameter(torch.zeros(1, down.shape[1])) if gated else None
         self.gate_bias = nn.Parameter(torch.zeros(1)) if gated else None
         self.activation, self.factor, self.place, self.source = activation, float(factor), place, source
-        self.dropout = dropout
+        self.dropout, self.adds = dropout, float(adds)
 
     def of(self, h: Tensor) -> Tensor:
         """A(h) [..., out]."""
@@ -140,11 +145,13 @@ class Inserted(Homed):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if self.place == "around":
             module: Any = self._home[0]
-            changed: Tensor = module.tunewright_base.forward(module, x + (self.of(y) * self.strength).to(x.dtype))
+            change = self.of(y) + self.adds * x if self.adds else self.of(y)
+            changed: Tensor = module.tunewright_base.forward(module, x + (change * self.strength).to(x.dtype))
             return changed
         read = {"behind": y, "across": x}.get(self.place)
         read = self._read() if read is None else read
-        return y + (self.of(read) * self.strength).to(y.dtype)
+        change = self.of(read) + self.adds * read if self.adds else self.of(read)
+        return y + (change * self.strength).to(y.dtype)
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -156,6 +163,7 @@ class Inserted(Homed):
             "biased": self.down_bias is not None,
             "gated": self.gate is not None,
             "dropout": self.dropout,
+            **({"adds": self.adds} if self.adds else {}),
         }
 
     @classmethod

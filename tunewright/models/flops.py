@@ -11,7 +11,7 @@ element-wise operations, look-ups, and what a method multiplies by itself outsid
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -25,14 +25,15 @@ _OPEN: ContextVar[tuple[Counter, ...]] = ContextVar("open", default=())
 
 
 class Counter:
-    """Operations since it was opened."""
+    """Operations since it was opened, but those of the modules `without`."""
 
-    def __init__(self) -> None:
+    def __init__(self, without: Iterable[nn.Module] = ()) -> None:
         self.total = 0.0
+        self._without = {id(m) for m in without}
 
     def heard(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """Count a module's forward, and its backward when that comes."""
-        if self not in _OPEN.get() or not isinstance(output, Tensor):
+        if self not in _OPEN.get() or not isinstance(output, Tensor) or id(module) in self._without:
             return  # another thread's forward, or a module that only calls others
         products = _products(module, inputs)
         if not products:
@@ -55,9 +56,11 @@ class Counter:
 
 
 @contextmanager
-def counting() -> Iterator[Counter]:
-    """Count what every module does inside, in this thread; counters nest, each counting all that it encloses."""
-    counter = Counter()
+def counting(without: Iterable[nn.Module] = ()) -> Iterator[Counter]:
+    """Count what every module does inside, but for those in `without`, in this thread; counters nest, each counting all
+    that it encloses.
+    """
+    counter = Counter(without)
     token = _OPEN.set((*_OPEN.get(), counter))
     handle = nn.modules.module.register_module_forward_hook(counter.heard)
     try:

@@ -121,6 +121,10 @@ class Inner:
         """Trained leaves by name; after moving them call `moved()`."""
         return self._loop.trained.parameters()
 
+    def on(self, slot: str) -> list[str]:
+        """Names of the stage's methods that fill a slot."""
+        return [b.name for b in self._loop.methods.on(slot)]
+
     def gradients(self, also: Sequence[Row] = ()) -> dict[str, Tensor]:
         """Gradients of this step's rows, and of those that join them, at the present weights: of one loss over all."""
         self.record = self._loop.gradients([*self._rows, *self._own(also)])

@@ -109,6 +109,7 @@ class AdaLoRA(LowRankMethod):
         0.5, description="weight of the penalty that holds the rows of A and the columns of B orthonormal"
     )
 
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {**LowRankChange.also, "init_r": "rank", "deltaT": "delta_t"}
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-3}

@@ -65,6 +65,7 @@ class BayesianLoRA(LowRankMethod):
     rank_gates: float = Field(6.0, description="phi of the pieces' gates at first", examples=[-2.0])
     gate_rate: PositiveFloat = Field(1e-2, description="learning rate of gates and ranges", examples=[0.1])
 
+    category: ClassVar[str] = "reparameterised"
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     identity: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = (NAME,)

@@ -80,6 +80,7 @@ class BayesPrompt(Method):
         False, description="the stage's rows are the domain: nothing trains, and the mixture is left to later stages"
     )
 
+    category: ClassVar[str] = "prompt"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     ranks: ClassVar[bool] = False

@@ -37,6 +37,7 @@ class BOFT(OnLayers):
     block_size: PositiveInt = Field(4, description="inputs of a block that a factor turns together", examples=[8])
     n_butterfly_factor: PositiveInt = Field(1, description="factors m of the rotation", examples=[2])
 
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {
         "targets": "target_modules",

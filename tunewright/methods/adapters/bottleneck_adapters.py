@@ -13,6 +13,9 @@
                                    stream that it reads, before the norm in a pre-norm block
 
 Houlsby et al. 2019 (arXiv:1902.00751), Pfeiffer et al. 2020 (arXiv:2005.00247), He et al. 2021 (arXiv:2110.04366).
+`residual` leaves the h behind the arrow's sum away, h <- A(h), or gives it to a parallel one, h <- h + A(x) + x
+(Cappellazzo et al. 2023, arXiv:2312.03694; papers: petl-ast). Neither starts near the base.
+
 Parameters: 2 a d + a + d for each. Nothing folds, for the nonlinearity. Start: D and U normal with deviation 0.02 and
 biases zero as in the library, which is near the base and not at it; par_bn with D uniform in
 +-1/sqrt(d) and U zero (`init_weights: mam_adapter`; there bert), which starts as the base.
@@ -78,14 +81,21 @@ class BottleneckAdapters(Method):
     dropout: float = Field(
         0.0, ge=0, lt=1, description="share of an adapter's output set to zero while training", examples=[0.3]
     )
+    residual: bool | None = Field(
+        None,
+        description="whether what an adapter reads is added to what it gives; none: as the table has it, yes but for "
+        "parallel ones",
+        examples=[False],
+    )
     leave_out: tuple[int, ...] = Field((), description="blocks without adapters, from 0", examples=[[0]])
 
+    category: ClassVar[str] = "additive"
     divides: ClassVar[bool] = True
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 1e-3}
-    papers: ClassVar[tuple[str, ...]] = ("bottleneck-adapters",)
+    papers: ClassVar[tuple[str, ...]] = ("bottleneck-adapters", "petl-ast")
 
     def setup(self, run: Setup) -> State:
         known = CONFIGS[self.config]
@@ -113,4 +123,10 @@ class BottleneckAdapters(Method):
             activation=NONLINEARITIES.get(f, f),
             factor=self.scaling or known.get("scaling", 1.0),
             dropout=self.dropout,
+            adds=self._adds(known["insertion"]),
         )
+
+    def _adds(self, insertion: str) -> float:
+        """How often what is read is added beside what the table adds."""
+        usual = insertion != "parallel"
+        return 0.0 if self.residual is None else float(self.residual) - float(usual)

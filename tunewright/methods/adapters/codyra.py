@@ -74,6 +74,7 @@ class CoDyRA(LowRankMethod):
         examples=[0.5],
     )
 
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     alpha: ClassVar[None] = None  # type: ignore[misc]
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]

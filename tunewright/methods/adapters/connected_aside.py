@@ -53,6 +53,7 @@ class ConnectedAside(Method):
     scale: PositiveFloat = Field(1.0, description="factor s on what is beside", examples=[2.0])
     non_linearity: Literal["relu", "gelu", "silu", "tanh", "identity"] = Field("relu", description="f")
 
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     also: ClassVar[Mapping[str, str]] = {"aside_width": "width"}

@@ -76,6 +76,7 @@ class CorDA(LowRankMethod):
     )
     samples: PositiveInt = Field(256, description="rows to calibrate on", examples=[1])
 
+    category: ClassVar[str] = "reparameterised"
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     default_scale: ClassVar[float] = 1.0
     offset: ClassVar[bool] = True

@@ -29,6 +29,7 @@ from tunewright.pieces.rank_stabilised import RankStabilised
 class DoRA(RankStabilised):
     """LoRA for the direction of a weight's rows, and a trained length for each."""
 
+    category: ClassVar[str] = "reparameterised"
     low_rank: ClassVar[bool] = False
     divides: ClassVar[bool] = True
 

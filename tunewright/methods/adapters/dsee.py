@@ -73,6 +73,7 @@ class DSEE(SparseLowRankMethod):
         0.2, ge=0, lt=1, description="share of the weights inside the blocks that is set to zero", examples=[0.0]
     )
 
+    category: ClassVar[str] = "hybrid"
     identity: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     scales_values: ClassVar[bool] = True

@@ -64,6 +64,7 @@ class EVA(PatternedLowRank):
     samples: PositiveInt = Field(256, description="rows to read at most", examples=[4])
     tokens: PositiveInt = Field(2048, description="tokens of a step of the decomposition, about", examples=[8])
 
+    category: ClassVar[str] = "reparameterised"
     learning_rates: ClassVar[dict[str, float]] = {"": 5e-4}
     papers: ClassVar[tuple[str, ...]] = ("eva",)
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "samples": 12, "tokens": 32}

@@ -57,6 +57,7 @@ class Flexora(LowRankMethod):
     gate_rate: PositiveFloat = Field(0.01, description="learning rate of alpha", examples=[0.1])
     validation_batches: PositiveInt = Field(8, description="validation batches a step of alpha", examples=[1])
 
+    category: ClassVar[str] = "reparameterised"
     leaves: ClassVar[tuple[str, ...]] = ("kept",)
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "validation_batches": 2}

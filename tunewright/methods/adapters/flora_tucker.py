@@ -65,6 +65,7 @@ class FLoRATucker(OnLayers):
         examples=[["q_proj", "v_proj"], ["q_proj"]],
     )
 
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules"}
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}

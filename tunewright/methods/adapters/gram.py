@@ -78,6 +78,7 @@ class GRAM(Method):
     inner_rate: PositiveFloat = Field(0.01, description="rate of an inner step, where `meta`", examples=[1.0])
     inner_steps: PositiveInt = Field(1, description="inner steps on the first part, where `meta`", examples=[2])
 
+    category: ClassVar[str] = "prompt"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-3}

@@ -105,6 +105,7 @@ class Hypter(Method):
         "adapter", description="what is written: the paper's adapter on the output, or a change of the layer's weight"
     )
 
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text-generation", "text-classification", "fill-mask")
     papers: ClassVar[tuple[str, ...]] = ("hypter",)

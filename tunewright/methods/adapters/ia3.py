@@ -56,6 +56,7 @@ class IA3(OnLayers):
         examples=[["v_proj"]],
     )
 
+    category: ClassVar[str] = "additive"
     divides: ClassVar[bool] = True
     learning_rates: ClassVar[Mapping[str, float]] = {"": 5e-3}
     form: ClassVar[type[Delta]] = OutputScale

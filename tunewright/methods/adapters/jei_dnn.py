@@ -193,6 +193,7 @@ class JEIDNN(Method):
     )
     gate_rate: PositiveFloat = Field(100.0, description="learning rate of gates, as a multiple of the stage's")
 
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     ranks: ClassVar[bool] = False

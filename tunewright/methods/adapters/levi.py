@@ -52,6 +52,7 @@ class LEVI(Method):
         examples=[[2]],
     )
 
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}

@@ -66,6 +66,7 @@ class LoFiT(Method):
         5e-4, description="weight of the sum of the scales' magnitudes in their loss", examples=[0.1]
     )
 
+    category: ClassVar[str] = "additive"
     identity: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("lofit",)
     conformance: ClassVar[dict[str, object]] = {"heads": 3, "scale_steps": 3, "scale_rows": 3}

@@ -32,6 +32,7 @@ class LoHa(OnLayers):
     rank: PositiveInt = Field(8, description="rank r of each of the two products", examples=[4])
     alpha: PositiveFloat = Field(8.0, description="numerator of the scale s = alpha / r", examples=[16.0])
 
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules", "r": "rank"}
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-3}

@@ -51,6 +51,7 @@ class LoKr(OnLayers):
         None, description="what sides are divided by; none: near their square root", examples=[2]
     )
 
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules", "r": "rank"}
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-3}

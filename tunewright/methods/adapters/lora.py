@@ -34,6 +34,7 @@ class LoRA(ConvolvingLowRank):
 
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead of alpha / r", examples=[True])
 
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     conformance: ClassVar[dict[str, object]] = {"rank": 2}
 

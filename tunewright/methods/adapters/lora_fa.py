@@ -41,6 +41,7 @@ class LoRAFA(RankStabilised):
         False, description="turn each gradient of B into the nearest to full fine-tuning's", examples=[True]
     )
 
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "project": True}
 

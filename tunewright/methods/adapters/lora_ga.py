@@ -76,6 +76,7 @@ class LoRAGA(LowRankMethod):
     )
     samples: PositiveInt = Field(32, description="rows whose gradient is taken", examples=[4])
 
+    category: ClassVar[str] = "reparameterised"
     offset: ClassVar[bool] = True
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[dict[str, float]] = {"": 1e-4}

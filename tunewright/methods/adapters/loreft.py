@@ -59,6 +59,7 @@ class LoReFT(Method):
         0.0, ge=0, lt=1, description="share of the edited states' entries set to zero while training", examples=[0.3]
     )
 
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("loreft",)

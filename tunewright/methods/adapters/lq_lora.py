@@ -177,6 +177,7 @@ class LQLoRA(LowRankMethod):
     )  # fmt: skip
     samples: PositiveInt = Field(64, description="rows that are read for it, a backward pass each")
 
+    category: ClassVar[str] = "reparameterised"
     full_rank_at_most: ClassVar[bool] = True
     low_rank: ClassVar[bool] = False
     identity: ClassVar[bool] = False

@@ -82,6 +82,7 @@ class MAMAdapter(Method):
     )
     prefix_hidden: PositiveInt = Field(800, description="hidden width of the network that makes them", examples=[6])
 
+    category: ClassVar[str] = "hybrid"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     quantised: ClassVar[bool] = False

@@ -81,6 +81,7 @@ class MeteoRA(Method):
         "all-linear", description=TARGET_MODULES + "; layers of finished LoRAs are theirs", examples=[["q_proj"]]
     )
 
+    category: ClassVar[str] = "reparameterised"
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules", "r": "rank"}
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False

@@ -93,6 +93,7 @@ class MHR(OnLayers):
         None, description="task of rows of other sources; none: the only task, or no change", examples=["large"]
     )
 
+    category: ClassVar[str] = "reparameterised"
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules", "r": "rank", "lora_alpha": "alpha"}
     form: ClassVar[type[Delta]] = PerTask
     folds: ClassVar[bool] = False

@@ -107,6 +107,7 @@ class MIPHypernetworks(Method):
     )
     target_modules: str | tuple[str, ...] = Field("all-linear", description=TARGET_MODULES, examples=[["q_proj"]])
 
+    category: ClassVar[str] = "reparameterised"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}

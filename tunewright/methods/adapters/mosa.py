@@ -72,6 +72,7 @@ class MoSA(Method):
         1.0, description="weight of the disagreement of two passes; 0: one pass", examples=[30.0]
     )
 
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = (

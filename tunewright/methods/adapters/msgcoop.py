@@ -82,6 +82,7 @@ class MSGCoOp(Method):
         examples=[{"red": ["warm", "like blood"]}],
     )
 
+    category: ClassVar[str] = "prompt"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-3}

@@ -43,6 +43,7 @@ class OFT(OnLayers):
     use_cayley_neumann: bool = Field(True, description="a short series in the place of an inverse", examples=[False])
     num_cayley_neumann_terms: int = Field(5, ge=2, description="terms of the series", examples=[2])
 
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules", "oft_block_size": "block_size"}
     learning_rates: ClassVar[Mapping[str, float]] = {"": 1e-3}

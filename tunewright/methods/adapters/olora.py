@@ -31,6 +31,7 @@ class OLoRA(ConvolvingLowRank):
         None, description="numerator of the scale s = alpha / r; none: the rank, s = 1", examples=[8]
     )
 
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     default_scale: ClassVar[float] = 1.0

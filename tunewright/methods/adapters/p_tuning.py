@@ -46,6 +46,7 @@ class PTuning(Method):
         0.0, ge=0, lt=1, description="share set to zero between the LSTM's layers while training", examples=[0.3]
     )
 
+    category: ClassVar[str] = "prompt"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     also: ClassVar[Mapping[str, str]] = {"length": "num_virtual_tokens"}

@@ -111,6 +111,7 @@ class PEGO(LowRankMethod):
         examples=[["q_proj", "v_proj"], ["q_proj"]],
     )
 
+    category: ClassVar[str] = "reparameterised"
     default_scale: ClassVar[float] = 1.0
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "members": 3}

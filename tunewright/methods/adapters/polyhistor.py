@@ -78,6 +78,7 @@ class Polyhistor(Method):
         None, description="task of rows of other sources; none: the only task, or no change", examples=["large"]
     )
 
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 1e-3}

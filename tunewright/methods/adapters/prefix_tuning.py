@@ -52,6 +52,7 @@ class PrefixTuning(Method):
     )
     init_weights: Literal["zero"] | None = Field(None, description="zero: keys and values start at zero")
 
+    category: ClassVar[str] = "prompt"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     also: ClassVar[Mapping[str, str]] = {"length": "num_virtual_tokens"}

@@ -61,6 +61,7 @@ class ProMoT(Method):
         examples=[["small"]],
     )
 
+    category: ClassVar[str] = "hybrid"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     quantised: ClassVar[bool] = False

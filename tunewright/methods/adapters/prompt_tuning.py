@@ -33,6 +33,7 @@ class PromptTuning(Method):
         "vocabulary", description="embeddings of tokens drawn at random, or uniform numbers in +-0.5"
     )
 
+    category: ClassVar[str] = "prompt"
     folds: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 3e-2}
     identity: ClassVar[bool] = False

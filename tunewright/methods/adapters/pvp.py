@@ -54,6 +54,7 @@ class PVP(Method):
         0.0, ge=0, lt=1, description="share of the input's entries set to zero while training", examples=[0.3]
     )
 
+    category: ClassVar[str] = "reparameterised"
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}
     papers: ClassVar[tuple[str, ...]] = ("pvp",)

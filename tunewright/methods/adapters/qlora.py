@@ -32,6 +32,7 @@ class QLoRA(LowRankMethod):
         True, description="hold the scales of blocks in 8 bits too: 0.516 bytes a weight instead of 0.5625"
     )
 
+    category: ClassVar[str] = "reparameterised"
     identity: ClassVar[bool] = False
     quantises: ClassVar[bool] = True
     conformance: ClassVar[dict[str, object]] = {"rank": 2}

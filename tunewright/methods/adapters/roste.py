@@ -69,6 +69,7 @@ class RoSTE(Method):
         CACHED, description="ends of the names of layers whose output is cached", examples=[["q_proj"]]
     )
 
+    category: ClassVar[str] = "whole"
     also: ClassVar[Mapping[str, str]] = {"w_bits": "weight_bits", "a_bits": "input_bits", "kv_bits": "cache_bits"}
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False

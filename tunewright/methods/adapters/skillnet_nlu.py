@@ -59,6 +59,7 @@ class SkillNetNLU(Method):
     every: PositiveInt = Field(2, description="every so-manieth block holds skills, the first among them", examples=[1])
     shared: bool = Field(True, description="whether the rest of the model, the general skill in it, trains too")
 
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-5}

@@ -49,6 +49,7 @@ class SLTrain(SparseLowRankMethod):
         False, description="in the place of the weight, which begins at zero: for a model from nothing; else beside it"
     )
 
+    category: ClassVar[str] = "hybrid"
     quantised: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[dict[str, float]] = {"": 3e-3}

@@ -94,6 +94,7 @@ class SNELLA(OnLayers):
     importance_smoothing: float = Field(0.85, gt=0, lt=1, description="b1, what I keeps a step", examples=[0.1])
     wavering_smoothing: float = Field(0.85, gt=0, lt=1, description="b2, what U keeps a step", examples=[0.1])
 
+    category: ClassVar[str] = "hybrid"
     form: ClassVar[type[Delta]] = KernelSparse
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}

@@ -57,6 +57,7 @@ class SSF(Method):
     )
     new_biases: bool = Field(True, description="shift layers that have no bias, too: folding gives them a new one")
 
+    category: ClassVar[str] = "additive"
     identity: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 3e-3}
     papers: ClassVar[tuple[str, ...]] = ("ssf",)

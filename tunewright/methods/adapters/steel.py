@@ -102,6 +102,7 @@ class STEEL(Method):
     hidden: PositiveInt = Field(128, description="width of the denoiser's three hidden layers")
     fit_steps: PositiveInt = Field(2000, description="optimizer steps of fitting the denoiser, 128 noised vectors each")
 
+    category: ClassVar[str] = "reparameterised"
     alone: ClassVar[bool] = True
     tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification")
     papers: ClassVar[tuple[str, ...]] = ("steel",)

@@ -77,6 +77,7 @@ class UniPT(Method):
         None, description="numbers of the layers that are read (0: embeddings); none: all but the last", examples=[[1]]
     )
 
+    category: ClassVar[str] = "additive"
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification")

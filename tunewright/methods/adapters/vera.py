@@ -37,6 +37,7 @@ class VeRA(OnLayers):
     )
     projection_prng_key: NonNegativeInt = Field(0, description="seed of the shared matrices", examples=[1])
 
+    category: ClassVar[str] = "reparameterised"
     divides: ClassVar[bool] = True
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules", "r": "rank", "vera_dropout": "dropout"}
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-3}

@@ -46,6 +46,7 @@ class BitFit(Method):
         examples=[["q_proj", "v_proj"]],
     )
 
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     divides: ClassVar[bool] = True
     learning_rates: ClassVar[Mapping[str, float]] = {"": 1e-3}

@@ -96,6 +96,7 @@ class CoFiTune(Method):
     source: str = Field("train", description="rows whose answers tell what matters", examples=["keep"])
     samples: PositiveInt = Field(128, description="rows to read for it", examples=[1])
 
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = (
         "image-classification",

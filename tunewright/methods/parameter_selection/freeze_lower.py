@@ -26,6 +26,7 @@ class FreezeLower(Method):
 
     blocks: int = Field(6, ge=0, description="blocks that stay, from the input", examples=[0])
 
+    category: ClassVar[str] = "selective"
     divides: ClassVar[bool] = True
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("biomedical-stability",)

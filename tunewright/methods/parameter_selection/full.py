@@ -16,6 +16,7 @@ from tunewright.contract.method import Candidates, Choice, Method
 class FullFineTuning(Method):
     """Train everything."""
 
+    category: ClassVar[str] = "whole"
     quantised: ClassVar[bool] = False
     divides: ClassVar[bool] = True
     learning_rates: ClassVar[Mapping[str, float]] = {

@@ -114,6 +114,7 @@ class GreenTrainer(Method):
     selections: PositiveInt = Field(3, description="how often the stage chooses, evenly over its steps", examples=[1])
     rows: PositiveInt = Field(8, description="training rows of a probe", examples=[2])
 
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("greentrainer",)
 

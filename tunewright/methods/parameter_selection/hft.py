@@ -41,6 +41,7 @@ class HalfFineTuning(Method):
         None, description="optimizer steps between drawings; none: once per stage", examples=[1]
     )
 
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("hft",)
 

@@ -75,6 +75,7 @@ class ID3(Method):
         1.0, ge=0, le=1, description="share of the stage's steps by which the budget is spent; 0: at once", examples=[0]
     )
 
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("id3",)
     conformance: ClassVar[dict[str, object]] = {"density": 0.02, "p": 0.5, "eps": 0.01}

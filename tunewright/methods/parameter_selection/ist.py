@@ -87,6 +87,7 @@ class ImportanceAwareSparseTuning(Method):
     score_rate: float = Field(10.0, gt=0, description="how far a trial moves the scores, per unit of exp(-loss)")
     trial_rows: int = Field(16, gt=0, description="training rows per trial measures the loss on", examples=[4])
 
+    category: ClassVar[str] = "selective"
     papers: ClassVar[tuple[str, ...]] = ("ist",)
     conformance: ClassVar[dict[str, object]] = {"every": 1, "trial_rows": 2}
     requires: ClassVar[tuple[str, ...]] = ("attach",)

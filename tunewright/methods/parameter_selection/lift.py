@@ -56,6 +56,7 @@ class LIFT(Method):
         400, description="optimizer steps between drawings; none: once per stage", examples=[2, None]
     )
 
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("lift",)
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "filter_rank": 4, "refresh_steps": 1}

@@ -33,6 +33,7 @@ class LNTuning(Method):
         "all", description="which norms: all, or module names or endings of them", examples=[["input_layernorm"]]
     )
 
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-3}
 

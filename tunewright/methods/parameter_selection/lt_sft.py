@@ -65,6 +65,7 @@ class LTSFT(Method):
     )
     l1: NonNegativeFloat = Field(0.0, description="weight of the mean distance from the start", examples=[50.0])
 
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     leaves: ClassVar[tuple[str, ...]] = ("mask", "phase")
     papers: ClassVar[tuple[str, ...]] = ("lt-sft",)

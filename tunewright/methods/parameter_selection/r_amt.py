@@ -85,6 +85,7 @@ class RAMT(Method):
         1.0, ge=0, le=1, description="share of a gradient that is taken away where it is dropped", examples=[0.0, 0.3]
     )
 
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 6.4e-5}
     tasks: ClassVar[tuple[str, ...] | None] = ("zero-shot-image-classification",)

@@ -83,6 +83,7 @@ class S2FT(Method):
         "random", description="how units are chosen: drawn, or by the norm of their weights"
     )
 
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 5.7e-4}
     papers: ClassVar[tuple[str, ...]] = ("s2ft",)

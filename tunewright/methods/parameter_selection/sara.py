@@ -82,6 +82,7 @@ class SaRA(Method):
     )
     min_side: PositiveInt = Field(64, description="matrices with both sides larger are pulled", examples=[1000])
 
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 5e-4}
     papers: ClassVar[tuple[str, ...]] = ("sara",)

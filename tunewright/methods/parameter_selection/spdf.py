@@ -60,6 +60,7 @@ class SPDF(Method):
     )
     target_modules: str | tuple[str, ...] = Field("all-linear", description=TARGET_MODULES, examples=[["q_proj"]])
 
+    category: ClassVar[str] = "whole"
     identity: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     leaves: ClassVar[tuple[str, ...]] = (MASK.rstrip("."),)

@@ -87,6 +87,7 @@ class SpIEL(Method):
     batches: PositiveInt = Field(5, description="micro-batches whose gradients a redraw sums", examples=[1])
     rows: PositiveInt = Field(8, description="training rows in each of them", examples=[2])
 
+    category: ClassVar[str] = "selective"
     also: ClassVar[Mapping[str, str]] = {"targets": "target_modules"}
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("spiel",)

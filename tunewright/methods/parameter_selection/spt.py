@@ -121,6 +121,7 @@ class SPT(Method):
         "sensitivity", description="what ranks entries; chance: a draw, to compare with"
     )
 
+    category: ClassVar[str] = "hybrid"
     also: ClassVar[Mapping[str, str]] = {"r": "rank", "lora_dropout": "dropout"}
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}

@@ -62,6 +62,7 @@ class Telly(Method):
     )
     rows: PositiveInt = Field(64, description="training rows that the RSA is taken over", examples=[3])
 
+    category: ClassVar[str] = "selective"
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 4e-5}
     leaves: ClassVar[tuple[str, ...]] = ("phase", "layers", "similarities")
