@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.methods.class_tasks import PICTURES, TASKS, TEXT, logits, model, rows
 from tests.methods.driving import Run, changed
 from tests.methods.prompt_tasks import check_going_on, embedded, follow, learnt, some, stage
+from tests.tasks import playing
 from tunewright.contract.batch import Batch
 from tunewright.errors import MethodError
 from tunewright.methods.continual.l2m import L2M, NAME
@@ -233,3 +234,30 @@ def test_files_hold_counts_so_that_a_resumed_task_weighs_as_the_first(tmp_path):
     carry.begin(adapted, "stages.one", "training", Path(tmp_path), "recipe.yaml")
     assert float(keys_of(adapted).counts.sum()) == 8
     assert len(changed(follow(tmp_path, "one", method(), TASKS[1]).train()))
+
+
+def test_a_policy_s_windows_find_their_entry_by_the_steps_that_are_there():
+    net = playing.policy()
+    seen: list[Tensor] = []
+    net.encoder.h[0].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
+    adapted = Adapted(net)
+    run = Run(
+        method(),
+        model=adapted,
+        task=playing.TASK.name,
+        sources={"s": playing.rows_of(net, [playing.episode(k) for k in range(2)])},
+        steps=1,
+    )
+    asked = run.cursor.sources["s"]
+    batch = run.task.collate(asked)
+    lengths = [3 * len(r.weights) for r in asked]
+    assert len(set(lengths)) > 1
+    keys = keys_of(adapted)
+    with torch.no_grad():
+        keys.keys.normal_(generator=torch.Generator().manual_seed(0))
+        run.task.forward(net.eval(), batch)
+    queries = torch.stack([x[:n].mean(0) for x, n in zip(seen[0], lengths, strict=True)])
+    wanted = torch.nn.functional.cosine_similarity(queries[:, None], keys.keys[None], dim=-1).argmax(-1)
+    run.task.forward(adapted.outer.train(), batch)
+    assert [keys.seen[i][1] for i in batch.row_ids] == wanted.tolist()
+    assert len(changed(run.train()))

@@ -25,11 +25,10 @@ from torch import Tensor
 
 from tunewright.contract.batch import Row
 from tunewright.contract.metric import Metric
-from tunewright.errors import MethodError, NonFiniteError, RecipeError
+from tunewright.errors import NonFiniteError, RecipeError
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.environments import WHERE, made
 from tunewright.measure.rows import RowResult
-from tunewright.models import context
 from tunewright.tasks import _policies
 from tunewright.tasks._parts import DISCRETE, EPISODE, PLAYING
 from tunewright.tasks._trajectories import standardised
@@ -51,8 +50,8 @@ def rows_of(place: Mapping[str, Any], called: str, *, apart: int = 0) -> list[Ro
 
 
 def play(model: Any, rows: Sequence[Row], metric: Metric) -> list[RowResult]:
-    """What a policy gets in each episode. RecipeError for rows that are none, MethodError for a change that reads
-    places in texts, NonFiniteError where it says what is no action.
+    """What a policy gets in each episode. RecipeError for rows that are none, NonFiniteError where it says what is
+    no action.
     """
     if bad := next((r for r in rows if r.fields.get("kind") != EPISODE), None):
         raise RecipeError(
@@ -60,17 +59,12 @@ def play(model: Any, rows: Sequence[Row], metric: Metric) -> list[RowResult]:
             where="measurement.metric",
             remedy="name an environment in the recipe (measurement.environment), or write metric: auto",
         )
-    if context.reads_rows(model):
-        raise MethodError(
-            "the change reads where tokens stand, and a step of an episode is none",
-            remedy="take a method that changes weights, or adds to layers' outputs",
-        )
     how = _policies.options(model.config, None)
     out = list[RowResult]()
     for at in range(0, len(rows), TOGETHER):
         players = [_Player(row, how) for row in rows[at : at + TOGETHER]]
         try:
-            with measuring(model), context.reading(None):
+            with measuring(model):
                 while playing := [p for p in players if not p.over]:
                     for player, said in zip(playing, _say(model, playing, how), strict=True):
                         player.act(said)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.errors import ModelError
+from tunewright.models import context
 from tunewright.tasks._parts import CONTINUOUS, DISCRETE, FORECASTING, PLAYING
 
 CONTEXT = 20
@@ -26,6 +27,8 @@ CONTEXT = 20
 FACTS = ("action_space", "state_mean", "state_std", "return_scale", "action_std", "context_steps")
 """What a config holds beside transformers' own keys."""
 TYPE = "decision_transformer"
+STEP = 3
+"""Tokens of a step."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,23 @@ def gives_values(task: Any, config: Any) -> bool:
     return bool(task.is_a(FORECASTING) or plays)
 
 
-def read(model: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = False) -> Said:
+def read(
+    model: nn.Module, inputs: Mapping[str, Tensor], rows: context.Rows | None = None, *, hidden: bool = False
+) -> Said:
     """Run a policy over windows: `states` [R, K, D], `actions` [R, K, A], `returns_to_go` [R, K, 1], `timesteps` and
-    `attention_mask` [R, K].
+    `attention_mask` [R, K]. `rows`: what is known of them, for changes that ask.
     """
-    out = model(**inputs, **({"output_hidden_states": True} if hidden else {}))
+    with context.reading(_laid_out(inputs["attention_mask"], rows or context.Rows())):
+        out = model(**inputs, **({"output_hidden_states": True} if hidden else {}))
     layers = tuple(out.hidden_states) if hidden else None
     return Said(out.action_preds, out.last_hidden_state[:, 1::3], layers)
+
+
+def _laid_out(mask: Tensor, rows: context.Rows) -> context.Present:
+    """Where tokens lie: three a step that is there, by `mask` [R, K], and padding behind them."""
+    there = mask.repeat_interleave(STEP, 1).long()
+    row = torch.arange(len(there), device=there.device)[:, None].expand(there.shape)
+    return context.Present(rows, row, (there.cumsum(1) - 1).masked_fill(there == 0, context.PADDING))
 
 
 def sizes(config: Any) -> dict[str, int]:

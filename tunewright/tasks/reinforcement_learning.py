@@ -39,8 +39,8 @@ from tunewright.tasks._parts import CONTINUOUS, DISCRETE
 from tunewright.tasks._trajectories import Trajectory, Window, standardised, windows
 from tunewright.tasks.base import epochs_of, in_type
 
-_STEP, _STATE = 3, 1
-"""Tokens of a step, and the place of its state among them."""
+_STATE = 1
+"""The place of a step's state among its tokens."""
 
 
 class ReinforcementLearning(Task):
@@ -107,24 +107,19 @@ class ReinforcementLearning(Task):
             row_ids=[r.id for r in rows],
             sources=[r.source for r in rows],
             tokens=sum(r.size for r in rows),
-            positions=_STEP * (owner * longest + place) + _STATE,
+            positions=_policies.STEP * (owner * longest + place) + _STATE,
             epochs=epochs_of(rows, epochs),
             fields=fields,
         )
 
     def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
         """`logits` [S, A]: of actions, or their numbers; `features` [R, H] the means of the states that they are read
-        from. MethodError for a change that reads places in texts.
+        from.
         """
-        if context.reads_rows(model):
-            raise MethodError(
-                "the change reads where tokens stand, and a step of an episode is none",
-                remedy="take a method that changes weights, or adds to layers' outputs",
-            )
-        with context.reading(None):
-            said = _policies.read(model, in_type(model, batch.inputs), hidden=hidden)
+        rows = context.Rows(None, tuple(batch.row_ids), tuple(batch.sources))
+        said = _policies.read(model, in_type(model, batch.inputs), rows, hidden=hidden)
         assert batch.positions is not None
-        steps, numbers = batch.positions // _STEP, "actions" in batch.fields
+        steps, numbers = batch.positions // _policies.STEP, "actions" in batch.fields
         states = said.states.flatten(0, 1)[steps]
         return Outputs(
             said.actions.flatten(0, 1)[steps],
@@ -176,7 +171,7 @@ def _row(record: Record, window: Window, how: dict[str, Any]) -> Row:
         "actions": int(how["act_dim"]),
         "start": window.start,
         "trajectory": window.name,
-        "size": np.array(_STEP * window.length, np.int32),
+        "size": np.array(_policies.STEP * window.length, np.int32),
         "text": f"steps {window.start} to {window.start + window.length - 1} of {len(whole.rewards)}, "
         f"return {whole.total:.6g}",
     }

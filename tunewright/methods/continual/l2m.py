@@ -16,8 +16,8 @@ sees another fan-in, for all layers in one tensor); the rate is LoRA's. The chan
 encoder-decoders, for models whose layers see parts of rows, and for an earlier pool of another shape.
 
 Differs from the paper in: all linear layers of the blocks (there queries, values, and a square change behind the first
-layer of the feed-forward part); the query reads all tokens of a row (there those of states); only low-rank entries
-(there IA3's too).
+layer of the feed-forward part); the query reads all tokens of a row, of an episode's window returns and actions too
+(there the states); only low-rank entries (there IA3's too).
 Source: the paper's section 4, ml-jku/L2M (src/algos/prompt/l2p.py, base_prompt.py).
 """
 
@@ -67,7 +67,7 @@ class L2M(OnLayers):
     ranks: ClassVar[bool] = False
     carries: ClassVar[Literal["training"]] = "training"
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}
-    tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification")
+    tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification", "reinforcement-learning")
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[dict[str, object]] = {"size": 1, "rank": 2, "alpha": 4.0}
     conformance_stages: ClassVar[int] = 2
