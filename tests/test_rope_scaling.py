@@ -14,6 +14,7 @@ from tests import small, tiny
 from tunewright.errors import ModelError, RecipeError
 from tunewright.finished.export import export
 from tunewright.finished.finished import open_run
+from tunewright.finished.servability import servability
 from tunewright.loading.load import load
 from tunewright.loading.positions import beyond
 from tunewright.planning.check import check_recipe
@@ -83,6 +84,8 @@ def test_a_run_its_resume_and_its_export_have_the_same_positions(inputs: Path) -
     assert "positions are scaled" not in (plain.folder / "report.json").read_text()
     figures = [json.loads((x.folder / "report.json").read_text())["kept"] for x in (done, plain)]
     assert figures[0] != figures[1]
+    beside = [[r for r in servability(x.folder) if "positions are scaled" in r] for x in (done, plain)]
+    assert len(beside[0]) == 1 and beside[1] == []
     finished = open_run(done.folder)
     assert finished.adapted.model.config.rope_parameters["rope_type"] == "yarn"
     export(done.folder, inputs / "whole")

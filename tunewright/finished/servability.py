@@ -41,6 +41,10 @@ def servability(folder: Path | str) -> list[str]:
             reasons.append(IN_FEW_BITS)
     else:
         reasons.append(_why_no_adapter(folder))
+    if recipe.model.rope_scaling is not None:
+        reasons.append(
+            "the base's positions are scaled (model.rope_scaling): beside the plain base it answers otherwise"
+        )
     if recipe.new_tokens:
         reasons.append(
             f"{len(recipe.new_tokens)} tokens were added to the vocabulary: an adapter does not carry their embeddings"
