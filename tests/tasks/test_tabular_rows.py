@@ -341,7 +341,12 @@ def test_a_number_is_standardised_for_learning_and_told_in_its_own_unit() -> Non
     expected = (out.logits[:, 0] - torch.tensor([2.5, -1.0])) ** 2
     torch.testing.assert_close(task.loss(out, batch).value, expected)
     said = [float(a) for a, _ in task.predict(out, batch, rows)]
-    assert said == pytest.approx((100 + 20 * out.logits[:, 0]).tolist(), rel=1e-5)
+    assert said == pytest.approx((100 + 20 * out.logits[:, 0]).tolist(), abs=6e-4)
+    assert [_table.told(z, 0.0, s) for z, s in ((1.23456789, 1.0), (0.5, 2000.0), (-1.23456, 0.01))] == [
+        "1.2346",
+        "1000",
+        "-0.012346",
+    ]
     for bad, says in (("many", "no number"), (None, "missing"), (float("inf"), "no number")):
         with pytest.raises(RowProblem, match=says) as caught:
             encoded(made, {"job": "cook"}, "tabular-regression", label=bad, labels=None)

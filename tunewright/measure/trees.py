@@ -21,6 +21,7 @@ from tunewright.contract.batch import Row
 from tunewright.measure.rows import RowResult
 from tunewright.measure.target import get_metric
 from tunewright.tasks._parts import CATEGORY, TEXT
+from tunewright.tasks._table import told
 
 CATEGORIES = 254
 """Values of a column of categories that are told apart."""
@@ -123,7 +124,7 @@ def _numbers(
     out = []
     for row, z in zip(rows, model.predict(asked).tolist(), strict=True):
         (mean, std), right = row.fields["unit"], row.fields["reference"]
-        said = f"{mean + std * z:.6g}"
+        said = told(z, mean, std)
         score = float(said == right) if compare is None else compare(said, right)
         out.append(RowResult(id=row.id, source=row.source, answer=said, reference=right, score=score))
     return out

@@ -201,6 +201,11 @@ def written(x: float, digits: int) -> str:
     return "0" if text == "-0" else text
 
 
+def told(z: float, mean: float, std: float) -> str:
+    """A standardised prediction in the target's unit, to a ten-thousandth of its spread: what is beyond is rounding."""
+    return f"{round(mean + std * z, 4 - math.floor(math.log10(std))):.10g}"
+
+
 def value_of(value: Any, column: Mapping[str, Any], layout: Layout) -> str | None:
     """A cell's value as it is written; None for one that is missing. RowProblem for text in a column of numbers or
     dates.

@@ -16,7 +16,7 @@ from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import REGRESSION, EncodeOptions
 from tunewright.tasks._parts import NUMBERS_OF_TABLES
 from tunewright.tasks._problems import Regression
-from tunewright.tasks._table import number_in
+from tunewright.tasks._table import number_in, told
 from tunewright.tasks._tabular import Tabular
 
 
@@ -48,11 +48,11 @@ class TabularRegression(Regression, Tabular):
         return None, {**fields, "reference": f"{number:.6g}"}
 
     def predict(self, outputs: Outputs, batch: Batch, rows: Sequence[Row]) -> list[tuple[str, str]]:
-        """(the model's number, the right one) of each row in the target's unit, to six digits."""
+        """(the model's number, the right one) of each row in the target's unit."""
         said = outputs.logits[:, 0].double().tolist()
         units = [row.fields["unit"] for row in rows]
         return [
-            (f"{mean + std * one:.6g}", row.fields["reference"])
+            (told(one, mean, std), row.fields["reference"])
             for row, one, (mean, std) in zip(rows, said, units, strict=True)
         ]
 
