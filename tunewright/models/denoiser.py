@@ -92,6 +92,7 @@ class Denoiser(PreTrainedModel):
     config_class = DenoiserConfig
     main_input_name = "pixel_values"
     config: Any
+    around: Around
 
     def __init__(self, config: DenoiserConfig, net: nn.Module, around: Around):
         super().__init__(config)
