@@ -49,7 +49,8 @@ def write_unconditional(folder: Path, scheduler: Any = None, **changes: Any) -> 
     """A DDPMPipeline's folder."""
     from diffusers import DDPMPipeline
 
-    DDPMPipeline(unet(**changes), scheduler or schedule()).save_pretrained(folder)
+    pipeline: Any = DDPMPipeline(unet(**changes), scheduler or schedule())
+    pipeline.save_pretrained(folder)
 
 
 def tokenizer(folder: Path) -> Any:
@@ -87,7 +88,7 @@ def write_text_to_image(folder: Path, scheduler: Any = None) -> None:
         norm_num_groups=4,
         sample_size=SIDE,
     )
-    StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline(
         vae=vae,
         text_encoder=encoder,
         tokenizer=reads,
@@ -96,7 +97,8 @@ def write_text_to_image(folder: Path, scheduler: Any = None) -> None:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(folder)
+    )
+    pipeline.save_pretrained(folder)
 
 
 def read(folder: Path, name: str) -> Any:
