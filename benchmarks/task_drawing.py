@@ -28,7 +28,7 @@ _NET: dict[str, Any] = {"layers_per_block": 1, "norm_num_groups": 8}
 def digits(data: Path, out: Path) -> dict[str, str]:
     """JSON lines of pictures of the old digits and the new ones, to learn from and to measure on, with their names."""
     files = {}
-    for part, each in (("train", 300), ("test", 24)):
+    for part, each in (("train", 300), ("test", 40)):
         with np.load(data / "mnist" / f"{part}.npz") as file:
             pixels, labels = file["x"], file["y"]
         for name, some in (("old", range(5)), ("new", range(5, 10))):
@@ -63,8 +63,10 @@ def blank(folder: Path) -> Path:
     return folder
 
 
-def blank_of_texts(folder: Path, data: Path) -> Path:
-    """A StableDiffusionPipeline: a drawn UNet and text encoder, and a VAE that was made to give pictures back."""
+def blank_of_texts(folder: Path, data: Path, count: int = 500) -> Path:
+    """A StableDiffusionPipeline: a drawn UNet and text encoder, and a VAE that was made to give pictures back in
+    `count` steps.
+    """
     from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -97,7 +99,7 @@ def blank_of_texts(folder: Path, data: Path) -> Path:
         **_NET,
     )
     StableDiffusionPipeline(
-        vae=autoencoder(AutoencoderKL, data),
+        vae=autoencoder(AutoencoderKL, data, count),
         text_encoder=CLIPTextModel(text),
         tokenizer=reads,
         unet=net,
@@ -109,7 +111,7 @@ def blank_of_texts(folder: Path, data: Path) -> Path:
     return folder
 
 
-def autoencoder(cls: Any, data: Path) -> Any:
+def autoencoder(cls: Any, data: Path, count: int = 500) -> Any:
     """A VAE of grey pictures, [1, 16, 16] in latents [4, 8, 8], by squared error and a little of the KL term."""
     vae = cls(
         in_channels=1,
@@ -125,7 +127,7 @@ def autoencoder(cls: Any, data: Path) -> Any:
         pixels = torch.from_numpy(file["x"][:4000]).float()[:, None] / 127.5 - 1
     pixels = torch.nn.functional.interpolate(pixels, size=(SIDE, SIDE), mode="bilinear", antialias=True)
     steps = torch.optim.AdamW(vae.parameters(), lr=3e-3)
-    for _ in range(500):
+    for _ in range(count):
         x = pixels[torch.randint(0, len(pixels), (32,))]
         said = vae.encode(x).latent_dist
         loss = (vae.decode(said.sample()).sample - x).square().mean() + 1e-4 * said.kl().mean() / SIDE**2
@@ -145,7 +147,7 @@ def first(task: str, base: Path, files: dict[str, str], train: dict[str, Any]) -
         "data": {"train": files["train-old"], "eval": files["test-old"]},
         "methods": ["full"],
         "train": {**train, "learning_rate": 2e-3, "batch_tokens": 32 if task == UNCONDITIONAL else 96},
-        "budget": {"steps": 300},
+        "budget": {"steps": 1200},
         "measurement": {"strengths": [1], "rows": 20},
     }
 
@@ -159,6 +161,6 @@ def second(task: str, base: str, files: dict[str, str], train: dict[str, Any]) -
         "methods": [{"lora": {"rank": 8, "target_modules": "all"}}],
         "keep": [{"data": files["test-old"], "name": "digits 0 to 4"}],
         "train": {**train, "learning_rate": 3e-3, "batch_tokens": 32 if task == UNCONDITIONAL else 96},
-        "budget": {"steps": 120},
-        "measurement": {"metric": "frechet_distance", "num_inference_steps": 10, "strengths": [1]},
+        "budget": {"steps": 400},
+        "measurement": {"metric": "frechet_distance", "num_inference_steps": 20, "strengths": [1]},
     }

@@ -442,12 +442,12 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     task_drawing.UNCONDITIONAL: (
         drawing(task_drawing.UNCONDITIONAL),
         "digits 5 to 9 (MNIST, 300 of each, 16 x 16) by a tiny UNet made from nothing on 0 to 4, LoRA on every "
-        "layer; 10 DDIM steps a picture",
+        "layer; 20 DDIM steps a picture",
     ),
     task_drawing.TO_IMAGE: (
         drawing(task_drawing.TO_IMAGE),
         "digits 5 to 9 (MNIST, 300 of each, 16 x 16) named in words, by a tiny latent UNet made from nothing on 0 "
-        "to 4, LoRA on every layer; 10 DDIM steps a picture",
+        "to 4, LoRA on every layer; 20 DDIM steps a picture",
     ),
     task_episodes.TASK: (
         policies,

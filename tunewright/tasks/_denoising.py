@@ -100,8 +100,9 @@ class Denoising(Task):
         a row.
         """
         drawn = epochs_of(rows, epochs)
-        draws = [self._draw(r, 0, 0, COPIES) for r in rows]
-        if epochs is not None:
+        if epochs is None:
+            draws = [self._draw(r, 0, 0, COPIES) for r in rows]
+        else:
             draws = [self._draw(r, seed, e, 1) for r, e in zip(rows, drawn, strict=True)]
         steps, noise, spread = (torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True))
         inputs = {"pixel_values": pixel_values(rows), "timesteps": steps, "noise": noise, "spread": spread}
