@@ -43,7 +43,10 @@ def offered(words: str, shell: str = "bash") -> list[str]:
         ("tunewright run quick", {"quickstart"}),
         ("tunewright methods lor", {"lora", "lora-fa", "lora-ga", "lora-plus", "loreft"}),
         ("tunewright methods obj", {"objective"}),
-        ("tunewright init a b --task text-", {"text-classification", "text-generation", "text-ranking"}),
+        (
+            "tunewright init a b --task text-",
+            {"text-classification", "text-generation", "text-ranking", "text-to-image"},
+        ),
     ],
 )
 def test_a_shell_is_offered_what_a_verb_takes(words: str, some: set[str]) -> None:

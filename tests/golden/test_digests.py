@@ -15,6 +15,8 @@ import torch
 from tests.golden import digests
 from tunewright.catalogue import load_method
 
+ROUNDING = {"roste"}
+"""Methods in whose forward a weight's last bit decides to which of a few values it is rounded."""
 NEAR_STEPS = 5
 """Steps over which other processors still agree closely; later ones amplify rounding."""
 
@@ -58,7 +60,8 @@ def test_every_method_has_a_digest():
 @pytest.mark.parametrize("name", digests.trained_methods())
 def test_a_methods_losses_do_not_move(name):
     stages = getattr(load_method(name), "conformance_stages", 1)
-    agree(digests.losses(name), METHODS["losses"][name], METHODS["machine"], grown=max(1, stages - 1))
+    rounds = 2 if name in ROUNDING else 1
+    agree(digests.losses(name), METHODS["losses"][name], METHODS["machine"], grown=max(rounds, stages - 1))
 
 
 @pytest.mark.parametrize("name", digests.tensor_methods())

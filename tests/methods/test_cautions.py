@@ -27,6 +27,7 @@ CASES = [
     ("jei-dnn", {}, {"warmup": 0.6}, "its gates train for 40 steps"),
     ("lae", {"momentum": 0.99}, {}, "it follows 1.0% of the way in 100 steps; a momentum of 0.993"),
     ("lift", {"refresh_steps": 99}, {}, "do not reach refresh_steps 400"),
+    ("meta-schedule", {}, {"warmup": 0.999}, "the warm-up takes all 100 steps"),
     ("r-amt", {}, {"threshold": -0.2}, "masked after about 210 steps, and there are 100"),
     ("rewarm-redecay-replay", {}, {"warmup": 0.999}, "the warm-up takes all 100 steps"),
     ("sara", {}, {"readjust": 0.001}, "the mask is drawn once"),
@@ -58,7 +59,9 @@ def test_a_choice_of_never_is_no_slip():
 
 def test_every_method_that_says_something_is_tried_here():
     own = {n for n in catalogue.entries() if catalogue.load_method(n).caution is not Method.caution}
-    assert own == {name for name, *_ in CASES} | {"curriculum-lm-pretraining", "data-mixing-agent", "foster", "mhr"}
+    assert own == {name for name, *_ in CASES} | {
+        *("curriculum-lm-pretraining", "data-mixing-agent", "fedavg", "foster", "mhr", "sfprompt"),
+    }
 
 
 def test_a_first_stage_that_trains_a_part_of_what_is_not_there_is_told():

@@ -49,7 +49,7 @@ def test_a_third_party_method_is_found_built_and_described(toy):
     method = catalogue.build(MethodUse(name=toy, params={"rank": 4, "share": "10%", "label": "10%"}))
     assert (method.rank, method.share, method.label) == (4, 0.1, "10%")
     described = catalogue.describe(toy)
-    assert described.keys() == {"name", "room", "summary", "slots", "parameters", "needs", "papers"}
+    assert described.keys() == {"name", "room", "summary", "category", "slots", "parameters", "needs", "papers"}
     assert described["slots"] == ["after_step"] and described["room"] == catalogue.THIRD_PARTY
     assert described["parameters"]["share"] == {
         "type": "float",

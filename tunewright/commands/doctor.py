@@ -95,6 +95,7 @@ _FOR = {
     "remote": "files at https://, s3://, gs:// and az://",
     "metrics": "span F1, BLEU, chrF, ROUGE, word error rates, and JSON schemas of packs",
     "audio": "recordings in files",
+    "diffusion": "pipelines that draw pictures (tasks: text-to-image, unconditional-image-generation)",
     "rl": "environments that policies play in (task: reinforcement-learning)",
     "eval": "lm-evaluation-harness's tasks (`measure --lm-eval`)",
     "serve": "`tunewright serve`: the web server, and answers held to a JSON schema",

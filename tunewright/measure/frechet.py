@@ -64,7 +64,7 @@ PICTURES: dict[str, Metric] = {
         compare=_far,
         figure=frechet,
         share=False,
-        bounds=None,
+        bounds=(0.0, float("inf")),
         tasks=(UNCONDITIONAL, TO_IMAGE),
     )
 }

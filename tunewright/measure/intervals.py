@@ -329,7 +329,8 @@ def of_draws(
     centred on the figure. `bounds` and `exact` as of `bootstrap_statistic`.
     """
     draws = draws[~np.isnan(draws)]
-    if bounds is not None and not exact and len(draws) and float(np.ptp(draws)) == 0 and draws[0] == value:
+    closed = bounds is not None and np.isfinite(bounds).all()
+    if bounds is not None and closed and not exact and len(draws) and float(np.ptp(draws)) == 0 and draws[0] == value:
         return alike(value, n, bounds, level=level, unit=unit)
     ends = _holding(value, *_centred(draws, value, level), bounds) if len(draws) else {}
     return Interval(value=value, **ends, n=n, level=level, unit=unit, method="centred percentile bootstrap")
