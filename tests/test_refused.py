@@ -104,6 +104,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "replay of all there is": ({"data__replay": {"keep": 0.6, "test.jsonl": 0.5}}, "leaves none to learn from"),
     "a selector that is none": ({"data__select": ["lora"]}, "does not go here"),
     "a selector without an aim": ({"data__select": ["dsir"]}, "selects by a target"),
+    "two that make one optimizer": (
+        {"train__optimizer": "adamw-8bit", **stage(methods=["full", "fedavg"])},
+        "both make the optimizer of the group 'all'",
+    ),
     "preferences without pairs": (stage(methods=["dpo", "lora"]), "compares two"),
     "validation rows to measure on, and none": ({"measurement__split": "validation"}, "no validation rows"),
     "a metric that rows do not have": ({"measurement__metric": "accuracy"}, "needs a class a row"),

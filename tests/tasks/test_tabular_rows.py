@@ -405,3 +405,9 @@ def test_numbers_scale_the_embeddings_of_their_cells() -> None:
     for one in drawn:  # of tokens that occur once
         for token, factor in zip(one.inputs["input_ids"][0].tolist(), one.fields["factors"][0].tolist(), strict=True):
             assert list(row.input_ids).count(token) > 1 or factor == own[token]
+
+
+def test_numbers_that_begin_with_a_zero_make_a_column_of_names():
+    codes = [str(n) for n in range(10_000, 10_030)]
+    assert _table.kind_of(codes) == "number"
+    assert _table.kind_of([*codes, "03086"]) != "number" and _table.kind_of([*codes, "0.5", "0"]) == "number"

@@ -21,6 +21,7 @@ from tunewright.finished import seeing
 from tunewright.finished.finished import Finished, open_run
 from tunewright.finished.servability import servability
 from tunewright.loading.new_biases import make_room
+from tunewright.loading.pipelines import is_pipeline
 from tunewright.loading.save import inputs_of, save_pretrained, verify_folder
 from tunewright.loading.tables import TABLE_FILE, written
 from tunewright.models.arguments import said_in
@@ -260,8 +261,17 @@ def public(recipe: Recipe) -> str:
     return text
 
 
+def _kind_of(folder: Path) -> str:
+    """What was written, in words."""
+    if is_pipeline(folder):
+        return "a diffusers pipeline"
+    parts = {"tokenizer_config.json": "tokenizer", "generation_config.json": "generation config"}
+    there = [what for name, what in parts.items() if (folder / name).is_file()]
+    return "a plain transformers folder" + "".join(f", {what}" for what in there)
+
+
 def _show(exported: Exported) -> None:
-    print(f"{exported.folder} is written: a plain transformers folder with tokenizer, generation config and model card")
+    print(f"{exported.folder} is written: {_kind_of(exported.folder)} with a model card")
     folder = (
         "are that model's" if exported.reloaded == 0 else f"differ by at most {exported.reloaded:.2g} from that model's"
     )

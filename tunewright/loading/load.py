@@ -156,7 +156,7 @@ def _load(
         located.notes += note_pooling(config, located.folder)
     model: Any
     if task.draws:
-        model: Any = pipelines.build(located, config, dtype, weights=weights, streams=streams)
+        model = pipelines.build(located, config, dtype, weights=weights, streams=streams)
     elif streams and weights:
         model = _streaming(located, config, task, dtype, device, seed)
     else:

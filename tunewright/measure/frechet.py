@@ -65,6 +65,7 @@ PICTURES: dict[str, Metric] = {
         figure=frechet,
         share=False,
         bounds=(0.0, float("inf")),
+        unit="squared distance of features",
         tasks=(UNCONDITIONAL, TO_IMAGE),
     )
 }

@@ -14,6 +14,7 @@ from tunewright.files.regular import regular
 from tunewright.report import seal
 from tunewright.report.schema import Report
 from tunewright.runs import begun
+from tunewright.runs.drawn_pictures import FILE as PICTURES
 from tunewright.runs.folder import ALONG, BASE, BEGUN, LOCK, METRICS, PROGRESS, RECIPE, ROWS, STREAM, TASKS, RunFolder
 
 TO_READ = (ROWS, STREAM, METRICS, PROGRESS, "report.html")
@@ -27,6 +28,7 @@ _FILES = (
     f"{TASKS}/*.json",
     f"{ALONG}/*.jsonl",
     "selection/*.jsonl",
+    PICTURES,
     "delta.json",
     "delta.safetensors",
     *(f"{folder}/**/*" for folder in READ_WHOLE),

@@ -15,6 +15,7 @@ from tunewright.runs import made, predicting, predictors, selected, streams
 from tunewright.runs.merging import unfoldable
 from tunewright.runs.session import Session, StageInputs
 from tunewright.training import carry
+from tunewright.training.optim import check_makers
 
 
 def rehearse(session: Session, run: Path) -> None:
@@ -29,6 +30,7 @@ def rehearse(session: Session, run: Path) -> None:
     streams.rehearse(session)
     for part in session.stages:
         stage, _ = session.training_inputs(part)
+        check_makers(stage.methods)
         start = session.start(part)
         if start.startswith("stages.") or stage.methods.on("prepare"):
             continue

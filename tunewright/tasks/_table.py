@@ -91,7 +91,8 @@ def kind_of(values: Sequence[Any]) -> str:
     """What a column holds, by its values that are not missing: `number`, `date`, `category` or `text`."""
     if not values:
         return CATEGORY
-    for kind, read in ((NUMBER, number_in), (DATE, moment_in)):
+    coded = any(isinstance(v, str) and _CODE.match(v.strip()) for v in values)  # 03086 is no 3,086
+    for kind, read in ((DATE, moment_in),) if coded else ((NUMBER, number_in), (DATE, moment_in)):
         there = [v for v in values if not is_empty(v, kind)]
         if there and sum(read(v) is not None for v in there) >= NUMBERS * len(there):
             return kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,21 @@ def sgd(parameters: list[nn.Parameter], spec: Any) -> torch.optim.Optimizer:
 BUILTIN = {"adamw": adamw, "sgd": sgd}
 
 
+def check_makers(methods: Methods) -> None:
+    """MethodError where two methods make the optimizer of the same group, whatever trains."""
+    makers = methods.on("optimizer")
+    for group in dict.fromkeys(b.method.optimizer_group for b in makers):
+        if len(claims := [b for b in makers if b.method.optimizer_group == group]) > 1:
+            raise _both(claims, group)
+
+
+def _both(claims: Sequence[Bound], group: str) -> MethodError:
+    return MethodError(
+        f"'{claims[0].name}' and '{claims[1].name}' both make the optimizer of the group '{group}'",
+        remedy="keep one, or set `group` on each",
+    )
+
+
 class Optimizers:
     """One optimizer a parameter group: a method's where it claims the group, else the recipe's."""
 
@@ -49,10 +64,7 @@ class Optimizers:
     def _maker(self, group: str) -> Bound | None:
         claims = [b for b in self.methods.on("optimizer") if b.method.optimizer_group in ("all", group)]
         if len(claims) > 1:
-            raise MethodError(
-                f"'{claims[0].name}' and '{claims[1].name}' both make the optimizer of the group '{group}'",
-                remedy="keep one, or set `group` on each",
-            )
+            raise _both(claims, group)
         return claims[0] if claims else None
 
     def build(self) -> None:
