@@ -230,7 +230,8 @@ def test_other_architectures_and_tasks_divide_too(bench, name):
     assert steps(outs[0]) == pytest.approx(steps(outs[1]), rel=1e-4) and len(steps(outs[0])) == 6
     for measured in ("target", "kept", "drift"):
         one, other = (_numbers(report(out)[measured]) for out in outs)
-        assert one == pytest.approx(other, rel=1e-3, abs=1e-4), measured
+        # changes of losses are told too, which are small beside these
+        assert one == pytest.approx(other, rel=1e-3, abs=2e-3 if measured == "kept" else 1e-4), measured
     alike(*outs, "stages/second/trained.safetensors", 1e-4)
 
 

@@ -150,4 +150,4 @@ def test_a_size_that_is_none_names_its_flag() -> None:
 def test_the_page_on_choosing_has_a_line_for_every_method() -> None:
     text = choosing_page()
     assert all(f"| [`{n}`](methods.md) |" in text for n, e in catalogue.entries().items() if e.room in ROOMS)
-    assert "| [`unipt`](methods.md) | no | yes |" in text and "holds (real)" in text
+    assert "| [`unipt`](methods.md) | additive | no | yes |" in text and "holds (real)" in text

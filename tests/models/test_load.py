@@ -297,7 +297,7 @@ BAD = {
     "a decoder asked to fill masks": (
         family("gpt2"),
         "fill-mask",
-        "it does: question-answering, text-classification, text-generation",
+        "it does: question-answering, tabular-classification, text-classification, text-generation",
     ),
     "an image model asked to read": (family("vit"), TEXT, "it does: image-classification"),
     "a text model asked to see": (lambda f: None, "image-classification", "does not do image-classification"),

@@ -97,19 +97,18 @@ class Metric:
 
 
 OWN = (
-    *("exact_match", "f1", "loss", "mean_token_accuracy", "accuracy", "f1_macro"),
+    *("exact_match", "f1", "loss", "mean_token_accuracy", "accuracy", "f1_macro", "log_loss", "roc_auc"),
     *("pair_accuracy", "pair_accuracy_norm"),
     *("span_f1", "squad_f1", "squad_exact_match", "choice_accuracy"),
     *("mean_iou", "overall_accuracy", "mean_accuracy"),
     *("map", "map_50", "map_75", "mar_100"),
     *("multilabel_f1_micro", "multilabel_f1_macro", "multilabel_exact_match", "multilabel_accuracy"),
-    *("log_loss", "roc_auc"),
-    *("mse", "pearson", "spearman", "r2", "rmse", "mae"),
+    *("mse", "rmse", "mae", "pearson", "spearman", "r2"),
     *("ndcg@10", "mrr", "recall@1", "recall@5", "recall@10", "recall@100", "knn_accuracy"),
     *("sacrebleu", "chrf", "rouge1", "rouge2", "rougeL"),
     *("wer", "wer_english", "wer_exact", "cer"),
-    "frechet_distance",
     *("mase", "smape", "wql", "scaled_mse", "scaled_mae"),
+    "frechet_distance",
     *("action_accuracy", "action_mae", "return", "normalized_score"),
 )
 """Names of Tunewright's own metrics, which `measure.target` defines."""
