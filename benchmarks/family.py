@@ -2,7 +2,7 @@
 
 Every method of the rooms `adapters` and `parameter_selection`, alone and beside `lora`, on three tasks: the same rows
 and passes, each method's learning rate chosen by one rule on held-out rows (`tunewright compare --tune`), three
-seeds, measured on 300 rows that none has seen. A cell is one method on one task: `tunewright compare` of it and `lora`,
+seeds, measured on 600 rows that none has seen. A cell is one method on one task: `tunewright compare` of it and `lora`,
 whose runs are made once. It is kept in benchmarks/family.json as soon as it is done and not run again; what a method
 refuses is kept too. `--page` writes docs/family.md from that file.
 """
@@ -27,7 +27,7 @@ RESULTS = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "family.md"
 ROOMS = ("methods/adapters", "methods/parameter_selection")
 BESIDE = "lora"
-SEEDS, THREADS, ROWS, EVALUATED, DOCUMENTS = 3, 1, 400, 300, 40
+SEEDS, THREADS, ROWS, EVALUATED, DOCUMENTS = 3, 1, 200, 600, 40
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Task:
 
 
 TASKS = (
-    Task("domains", "clinc150", "minilm-l6", 8, "accuracy", "text-classification"),
-    Task("pictures", "cifar10", "efficientnet-lite0", 8, "accuracy", "image-classification"),
+    Task("domains", "clinc150", "minilm-l6", 5, "accuracy", "text-classification"),
+    Task("pictures", "cifar10", "efficientnet-lite0", 5, "accuracy", "image-classification"),
     Task("answers", "banking77", "nano", 5, "exact_match", "text-generation"),
 )
 
