@@ -185,3 +185,12 @@ def test_every_claim_is_sound_and_names_methods_that_are_there(name):
         and claim.strengths[-1] == 1.0
         and (" at matched" not in claim.metric or len(claim.strengths) >= 2)
     )
+
+
+def test_what_a_claim_shares_under_another_name_is_a_part_of_it(tmp_path):
+    from tunewright.claims.code_hash import beside
+
+    (tmp_path / "_lab.py").write_text("WIDE = 1\n", encoding="utf-8")
+    claim = tmp_path / "one.py"
+    claim.write_text("from tunewright.claims.papers import _lab as lab\n", encoding="utf-8")
+    assert beside(claim) == {claim, tmp_path / "_lab.py"}

@@ -62,7 +62,7 @@ def beside(file: Path) -> set[Path]:
         if here not in used and here.is_file():
             used.add(here)
             for module, names in _SHARED.findall(here.read_text(encoding="utf-8")):
-                modules = [module] if module else [n.strip() for n in names.split(",")]
+                modules = [module] if module else [n.split()[0] for n in names.split(",")]  # import _x as y
                 queue += [file.parent / f"{n}.py" for n in modules if n.startswith("_")]
     return used
 
