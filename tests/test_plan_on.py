@@ -44,6 +44,12 @@ def test_machines_are_read_as_people_write_them(text: str, count: int, name: str
     assert machines(str(found)) == found
 
 
+def test_a_device_without_bfloat16_computes_in_float16_at_its_own_speed():
+    t4, h100 = DEVICES["T4"], DEVICES["H100"]
+    assert [t4.peak(p) for p in ("float32", "float16", "bfloat16")] == [8.1e12, 65e12, None]
+    assert h100.peak("float16") == h100.peak("bfloat16") > h100.peak("float32")
+
+
 @pytest.mark.parametrize(
     "text, said, remedy",
     [

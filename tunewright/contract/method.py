@@ -87,6 +87,8 @@ class Method(BaseModel):
     - `reshapes`: its `prepare` gives a `Surgery`, which changes the model's shape.
     - `ranks`: works on several processes.
     - `divides`: works where these hold parts of the weights (`train.fsdp`): proved by a test that runs it so.
+    - `takes_gradients`: it asks autograd for gradients beside the loop's backward passes; a need may say so too
+      (refused in float16, where the losses of training alone are scaled).
     - `couples`: whether an objective's items are independent tokens, rows, or need the whole optimizer batch.
     - `needs_logits`: an objective over the whole optimizer batch reads logits [S, V] (False: log-probabilities alone,
       so that no more than these is kept of a step's micro-batches).
@@ -127,6 +129,7 @@ class Method(BaseModel):
     reshapes: ClassVar[bool] = False
     ranks: ClassVar[bool] = True
     divides: ClassVar[bool] = False
+    takes_gradients: ClassVar[bool] = False
     couples: ClassVar[Literal["token", "row", "batch"]] = "token"
     needs_logits: ClassVar[bool] = True
     pairs: ClassVar[bool] = False
@@ -270,6 +273,8 @@ class Need(BaseModel):
     """Whether it reads other models alone, so that it is there before a stage is set up."""
     hidden: ClassVar[bool] = False
     """Whether the loop's own forward has to keep all hidden states for it."""
+    takes_gradients: ClassVar[bool] = False
+    """Whether it asks autograd for gradients of the model."""
 
     @property
     def reads(self) -> str | None:

@@ -124,8 +124,8 @@ def load(
         )
     task = get_task(task) if isinstance(task, str) else task
     dtype = precision if asked == "auto" else asked
-    if dtype not in ("float32", "bfloat16"):
-        raise ModelError(f"unknown precision '{dtype}'", where=f"model {name}", remedy="float32 or bfloat16")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ModelError(f"unknown precision '{dtype}'", where=f"model {name}", remedy="float32, bfloat16 or float16")
     with guarded("the model cannot be found or converted", Path(name)):
         located = locate(name, revision, progress=progress, patterns=pipelines.patterns() if task.draws else None)
     located.rope = getattr(spec, "rope_scaling", None)

@@ -15,7 +15,8 @@ from tunewright.errors import RecipeError, did_you_mean
 @dataclass(frozen=True)
 class Device:
     """One processor. `memory`: bytes of each size that is sold; `half` (None: it has no bfloat16) and `single`:
-    operations a second in bfloat16 and float32; `bandwidth` of its memory and `link` to the next one: bytes a second.
+    operations a second in bfloat16 and float32; `bandwidth` of its memory and `link` to the next one: bytes a second;
+    `float16`: operations a second in it, where that is not `half`.
     """
 
     name: str
@@ -24,6 +25,13 @@ class Device:
     single: float
     bandwidth: float
     link: float
+    float16: float | None = None
+
+    def peak(self, precision: str) -> float | None:
+        """Operations a second in a precision; None for one that it does not have."""
+        if precision == "float32":
+            return self.single
+        return (self.float16 or self.half) if precision == "float16" else self.half
 
 
 G, T = 1e9, 1e12
@@ -37,8 +45,8 @@ DEVICES = {
         Device("L40S", (48 * G,), 362 * T, 91.6 * T, 0.864 * T, 32 * G),
         Device("L4", (24 * G,), 121 * T, 30.3 * T, 0.3 * T, 32 * G),
         Device("A10", (24 * G,), 125 * T, 31.2 * T, 0.6 * T, 32 * G),
-        Device("T4", (16 * G,), None, 8.1 * T, 0.32 * T, 16 * G),
-        Device("V100", (16 * G, 32 * G), None, 15.7 * T, 0.9 * T, 150 * G),
+        Device("T4", (16 * G,), None, 8.1 * T, 0.32 * T, 16 * G, float16=65 * T),
+        Device("V100", (16 * G, 32 * G), None, 15.7 * T, 0.9 * T, 150 * G, float16=125 * T),
         Device("RTX 5090", (32 * G,), 209 * T, 104.8 * T, 1.79 * T, 64 * G),
         Device("RTX 4090", (24 * G,), 165 * T, 82.6 * T, 1.008 * T, 32 * G),
         Device("RTX 3090", (24 * G,), 71 * T, 35.6 * T, 0.936 * T, 32 * G),

@@ -25,7 +25,7 @@ FAST, SLOW = 0.45, 0.15
 STARTED = {FAST: 0.01, SLOW: 0.05}
 """Seconds that a micro-batch takes at least, at best and at worst."""
 SPARE, CONTEXT = 0.1, 1e9
-BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass
@@ -84,9 +84,10 @@ def on_paper(
     has no bfloat16, in float32. `divided`: whether several divide the weights among them. `offloaded`: stages whose
     activations lie on the host.
     """
-    wanted = precision if precision == "float32" or machines.device.half is not None else "float32"
+    device = machines.device
+    wanted = "float32" if device.peak(precision) is None else precision
     wider = BYTES[wanted] / BYTES[precision]
-    peak = machines.device.single if wanted == "float32" else machines.device.half
+    peak = device.peak(wanted)
     assert peak is not None
     there = [replace(s, kept_for_backward=0) if s.name in offloaded else s for s in stages]
     found = [_stage(s, machines, peak, wider, divided and machines.count > 1) for s in there]

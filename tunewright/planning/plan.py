@@ -35,7 +35,7 @@ from tunewright.training.budget import few_steps, steps_per_epoch
 
 CHECKED = 2000
 """Rows whose start and end are looked at."""
-LEAK_LIMIT = {"float32": TOLERANCE, "bfloat16": 5e-2}
+LEAK_LIMIT = {"float32": TOLERANCE, "bfloat16": 5e-2, "float16": 5e-2}
 
 
 class RunPlan(PlanFigures):

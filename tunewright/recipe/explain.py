@@ -39,7 +39,7 @@ _ELSEWHERE = {
     "load_in_4bit": "4-bit weights come with a method: write methods: [qlora]",
     "load_in_8bit": "there are no 8-bit weights here; for 4-bit ones write methods: [qlora]",
     "quantization_config": "4-bit weights come with a method: write methods: [qlora]",
-    "fp16": "write train.precision: bfloat16 (or float32): training in float16 is not offered",
+    "fp16": "write train.precision: float16 (losses are scaled), or bfloat16 where the GPU has it",
     "val_set_size": "write data.validation: 10%",
     "test_dataset": "write data: {eval: FILE}",
     "eval_dataset": "write data: {eval: FILE}",

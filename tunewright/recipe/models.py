@@ -58,7 +58,7 @@ class ModelSpec(Spec):
         examples=["smollm2-135m-instruct"],
     )
     revision: str | None = Field(None, description="branch, tag or commit of a hub id", examples=["main"])
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="how frozen weights are held; auto: float32 unless bfloat16 is fast here",
         examples=["float32"],

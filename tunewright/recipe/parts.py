@@ -260,9 +260,10 @@ class TrainSpec(Spec):
     )
     eps: Real = Field(1e-8, gt=0, description="AdamW's term that keeps it from dividing by zero", examples=[1e-8])
     momentum: Real = Field(0.0, ge=0, lt=1, description="SGD's momentum", examples=[0.9])
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="of the arithmetic; auto: bfloat16 where a timed product says it is faster",
+        description="of the arithmetic; auto: bfloat16 where a timed product says it is faster, else float32; float16 "
+        "(for GPUs without bfloat16): losses are scaled",
         examples=["float32"],
     )
     seed: Whole = Field(0, ge=0, description="of order, initialisation and draws", examples=[0])

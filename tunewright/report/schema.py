@@ -36,7 +36,9 @@ class Hardware(Part):
     cores: int | None = Field(None, ge=1, description="processor cores that the process may use")
     memory_bytes: int | None = Field(None, ge=0, description="memory of the machine, bytes")
     accelerator_memory_bytes: int | None = Field(None, ge=0, description="memory of the accelerator, bytes")
-    precision: str | None = Field(None, description="number format of the forward and backward: float32, bfloat16")
+    precision: str | None = Field(
+        None, description="number format of the forward and backward: float32, bfloat16, float16"
+    )
 
 
 class RunInfo(Part):

@@ -16,6 +16,7 @@ from tunewright.measure.target import check_metric, get_metric
 from tunewright.recipe import MethodUse, Recipe, StageSpec
 from tunewright.runs import merging, packs, predictors, streamed, streams
 from tunewright.runs.divided import check_divided
+from tunewright.runs.halved import check_halved
 from tunewright.runs.making import check_makers
 from tunewright.runs.offloaded import check_offloaded, check_on_the_host
 from tunewright.runs.selecting import check_selector
@@ -248,6 +249,7 @@ RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_divided,
     check_on_the_host,
     check_selectors,
+    check_halved,
     packs.check,
     streams.check,
     streamed.check,

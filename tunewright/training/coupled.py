@@ -31,9 +31,9 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dic
     """
     if len(batches) == 1:
         outputs = loop.forward(batches[0])
-        total = _total(loop, objectives, outputs, batches[0], record)
-        total.backward()
-        return total.detach()
+        loss = _total(loop, objectives, outputs, batches[0], record)
+        loop.scale.backward(loss)
+        return loss.detach()
     whole_logits = not objectives or any(o.method.needs_logits for o in objectives)
     states, kept, signals = [], [], []
     with torch.no_grad():
@@ -56,7 +56,7 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dic
         head=outputs.head,
     )
     total = _total(loop, objectives, reread, whole, record, together)
-    total.backward()
+    loop.scale.backward(total)
     at = dict.fromkeys(leaves, 0)
     for batch, state in zip(batches, states, strict=True):
         loop.randomness.again(state)

@@ -39,6 +39,8 @@ class Steps(Protocol):
     def stage(self) -> Any: ...
     @property
     def rollouts(self) -> Any: ...
+    @property
+    def scale(self) -> Any: ...
     def backward(self, batches: list[Batch], record: dict[str, Any]) -> Tensor: ...
     def micro_batches(self, rows: Sequence[tuple[Row, int]]) -> list[Batch]: ...
     def forward(self, batch: Batch) -> Outputs: ...
@@ -142,15 +144,15 @@ class Inner:
         loop.trained.zero_grad()
         try:
             batches = loop.micro_batches(self._own(rows))
-            if loss is None:
-                total = loop.backward(batches, {})
-            else:
-                total = self._mean(batches, loss)
+            total = loop.scale.settled(lambda: self._total(batches, loss))
             return {n: g.clone() for n, g in loop.trained.gradients().items()}, float(total)
         finally:
             loop.trained.zero_grad()
             for n, gradient in kept.items():
                 loop.trained.leaves[n].leaf.grad = gradient
+
+    def _total(self, batches: list[Batch], loss: Reading | None) -> Tensor:
+        return self._loop.backward(batches, {}) if loss is None else self._mean(batches, loss)
 
     def _mean(self, batches: Sequence[Batch], loss: Reading) -> Tensor:
         weights, total, at = sum_weights(batches, None), torch.zeros((), device=self._loop.stage.device), 0
@@ -159,7 +161,7 @@ class Inner:
             at += len(batch.row_ids)
             part = weighted_sum(loss(self._loop.forward(batch), batch, places), batch, None) / weights
             if part.requires_grad:
-                part.backward()
+                self._loop.scale.backward(part)
             total = total + part.detach()
         return total
 

@@ -50,6 +50,8 @@ def why_not(loop: Loop, body: Adapted) -> str:
     adapted, spec = loop.adapted, loop.spec
     if other := {s for b in loop.methods for s in type(b.method).slots()} - SLOTS:
         return f"its methods fill {', '.join(sorted(other))}"
+    if loop.scale.value is not None:
+        return "its losses are multiplied by a factor of its own"
     if (
         loop.wants_hidden
         or loop.stage.task.couples == "batch"

@@ -34,6 +34,7 @@ def state_of(loop: Any) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         "choice": choice,
         "rollouts": loop.rollouts.state() if loop.rollouts else None,
         "validation": loop.validation.state() if loop.validation else None,
+        "scale": loop.scale.state(),
         **({"surgery": loop.adapted.surgeries()} if loop.adapted.operated else {}),
     }
     tensors = {
@@ -62,6 +63,7 @@ def restore(loop: Any, saved: Mapping[str, Any], tensors: Mapping[str, Mapping[s
     loop.micro_tokens, loop.redraw_every = saved["micro_tokens"], saved["redraw_every"]
     loop.stage.splits.update({int(k): v for k, v in saved["splits"].items()})
     loop.stage.rows.restore(saved["rows"])
+    loop.scale.restore(saved.get("scale"))
     if loop.rollouts:
         loop.rollouts.restore(saved["rollouts"])
     if loop.validation:

@@ -33,6 +33,7 @@ from tunewright.training.nonfinite import diagnose
 from tunewright.training.optim import Optimizers
 from tunewright.training.randomness import Randomness
 from tunewright.training.rollouts import Rollouts
+from tunewright.training.scaling import Scale
 from tunewright.training.schedules import factor_for
 from tunewright.training.splitting import with_splits
 from tunewright.training.stage import Stop, TrainingInputs
@@ -57,6 +58,7 @@ class Loop:
         self.redraw_every: int | None = None
         devices = {p.device for p in self.adapted.model.parameters()}
         self.randomness = Randomness(self.spec.seed, self.plan.index, *devices)
+        self.scale = Scale(self)
         self.wants_hidden = any(need.hidden for b in self.methods for need in b.method.needs())
         self._begin()
         # what reads more than a token's own state would miss the tokens that the lean tail leaves out
@@ -236,10 +238,14 @@ class Loop:
 
     def gradients(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
         """Fill every leaf's gradient with that of the step's loss; return what is logged."""
-        self.trained.zero_grad()
         batches = micro_batches(self, rows, apart=not coupled.rows_of(self))
-        record: dict[str, Any] = {"labels": sum(len(b.labels) for b in batches)}
-        return self.told(record, self.backward(batches, record), batches)
+
+        def once() -> dict[str, Any]:
+            record: dict[str, Any] = {"labels": sum(len(b.labels) for b in batches)}
+            return self.told(record, self.backward(batches, record), batches)
+
+        record = self.scale.settled(once)
+        return record if self.scale.value is None else {**record, "loss_scale": self.scale.value}
 
     def backward(self, batches: list[Batch], record: dict[str, Any]) -> Tensor:
         """Add the gradient of the stage's objectives, or of the task's loss, over `batches` as one step; penalties are
@@ -257,7 +263,7 @@ class Loop:
                 b, "penalty", weights=self.trained_weights(), step=self.step_number, plan=self.plan
             )
             if value.requires_grad:
-                value.backward()
+                self.scale.backward(value)
             record[f"penalty/{b.name}"] = value.detach()
             total = total + value.detach()
         record["loss"] = total
@@ -283,7 +289,7 @@ class Loop:
                         record[f"{key}/{bound.name}"] = record.get(f"{key}/{bound.name}", 0.0) + share
                 loss = loss + part * (bound.weight if bound else 1.0)
             if loss.requires_grad:
-                loss.backward()
+                self.scale.backward(loss)
             total += loss.detach()
         return total
 

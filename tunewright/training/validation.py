@@ -58,13 +58,16 @@ class Validation:
         loop = self._loop
         batches = self.next_batch() if batches is None else batches
         kept = {n: (leaf.leaf.grad, leaf.parameter.grad) for n, leaf in loop.trained.leaves.items()}
-        loop.trained.zero_grad()
+        total = sum_weights(batches, None)
+
+        def once() -> None:
+            for batch in batches:
+                loss = loop.stage.task.loss(loop.forward(batch), batch)
+                loop.scale.backward(weighted_sum(loss, batch, None) / total)
+
         try:
             with torch.enable_grad(), loop.adapted.evaluating():  # the slot `update` is called without a graph
-                total = sum_weights(batches, None)
-                for batch in batches:
-                    loss = loop.stage.task.loss(loop.forward(batch), batch)
-                    (weighted_sum(loss, batch, None) / total).backward()
+                loop.scale.settled(once)
             return {n: g.clone() for n, g in loop.trained.gradients().items()}
         finally:
             for n, (of_leaf, of_parameter) in kept.items():

@@ -113,6 +113,7 @@ class DEALRec(Method):
         0.1, ge=0, lt=1, description="share of largest score that is left out first", examples=[0.5]
     )
 
+    takes_gradients: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("dealrec",)
     conformance: ClassVar[dict[str, object]] = {"keep": 0.4, "iterations": 20, "groups": 3}
 

@@ -172,6 +172,7 @@ class GORACS(Method):
         "start", description="what reads the records: start (of the stage), or one of the recipe's `models`"
     )
 
+    takes_gradients: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("goracs",)
     conformance: ClassVar[dict[str, object]] = {"keep": 0.4}
 

@@ -68,6 +68,7 @@ class GPTfluence(Method):
         "start", description="what reads the records: start (of the stage), or one of the recipe's `models`"
     )
 
+    takes_gradients: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[dict[str, object]] = {
         **{"keep": 0.5, "runs": 2, "steps": 3, "batch": 2, "rank": 4},

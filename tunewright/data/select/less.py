@@ -100,6 +100,7 @@ class LESS(Method):
         "start", description="what reads the records: start (of the stage), or one of the recipe's `models`"
     )
 
+    takes_gradients: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("less",)
     conformance: ClassVar[dict[str, object]] = {"keep": 0.5, "warm_up": 0.5, "epochs": 2, "batch": 3, "rank": 4}
 

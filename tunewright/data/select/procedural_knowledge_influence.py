@@ -72,6 +72,7 @@ class ProceduralKnowledgeInfluence(Method):
         "start", description="what reads the records: start (of the stage), or one of the recipe's `models`"
     )
 
+    takes_gradients: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[dict[str, object]] = {"keep": 0.5}
 

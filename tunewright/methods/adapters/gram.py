@@ -84,6 +84,7 @@ class GRAM(Method):
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-3}
     tasks: ClassVar[tuple[str, ...] | None] = ("zero-shot-image-classification",)
     leaves: ClassVar[tuple[str, ...]] = ("start", "gain")
+    takes_gradients: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = (NAME,)
 
     def needs(self) -> tuple[Need, ...]:

@@ -24,6 +24,7 @@ class Fisher(Need):
 
     name: ClassVar[str] = "fisher"
     when: ClassVar[Literal["once", "batch", "redraw", "end"]] = "once"
+    takes_gradients: ClassVar[bool] = True
 
     source: str = Field(description="name of the rows to read: keep, train ...")
     samples: PositiveInt = Field(description="rows to read")

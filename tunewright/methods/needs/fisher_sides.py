@@ -27,6 +27,7 @@ class FisherSides(Need):
 
     name: ClassVar[str] = "fisher_sides"
     when: ClassVar[Literal["once"]] = "once"
+    takes_gradients: ClassVar[bool] = True
 
     source: str = Field(description="name of the rows to read: keep, train ...")
     samples: PositiveInt = Field(description="rows to read")

@@ -42,6 +42,7 @@ class FullGradient(Need):
 
     name: ClassVar[str] = "full_gradient"
     when: ClassVar[Literal["once", "batch", "redraw"]] = "redraw"
+    takes_gradients: ClassVar[bool] = True
     source: str = Field("train", description="rows to take the gradient on")
     batches: int = Field(5, gt=0, description="micro-batches, each of `rows` rows")
     rows: int = Field(8, gt=0, description="rows per micro-batch")

@@ -29,6 +29,7 @@ class GradientDirections(Need):
 
     name: ClassVar[str] = "gradient_directions"
     when: ClassVar[Literal["once"]] = "once"
+    takes_gradients: ClassVar[bool] = True
 
     source: str = Field(description="name of the rows to read: train, keep ...")
     samples: PositiveInt = Field(description="rows to read")

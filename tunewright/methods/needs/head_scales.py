@@ -32,6 +32,7 @@ class HeadScales(Need):
 
     name: ClassVar[str] = "head_scales"
     when: ClassVar[Literal["once", "batch", "redraw"]] = "once"
+    takes_gradients: ClassVar[bool] = True
 
     source: str = Field("train", description="rows to train the scales on")
     steps: PositiveInt = Field(100, description="optimizer steps")

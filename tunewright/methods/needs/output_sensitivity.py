@@ -24,6 +24,7 @@ class OutputSensitivity(Need):
 
     name: ClassVar[str] = "output_sensitivity"
     when: ClassVar[Literal["once", "batch", "redraw", "end"]] = "end"
+    takes_gradients: ClassVar[bool] = True
 
     source: str = Field(description="name of the rows to read: train, keep ...")
     samples: PositiveInt = Field(description="rows to read")

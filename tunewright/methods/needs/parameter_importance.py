@@ -23,6 +23,7 @@ class ParameterImportance(Need):
 
     name: ClassVar[str] = "parameter_importance"
     when: ClassVar[Literal["once", "prepare", "batch", "redraw", "end"]] = "redraw"
+    takes_gradients: ClassVar[bool] = True
     reads_state: ClassVar[bool] = True
 
     source: str = Field(description="name of the rows to read: keep, train ...")

@@ -40,6 +40,7 @@ class ProbingStep(Need):
 
     name: ClassVar[str] = "probing_step"
     when: ClassVar[Literal["once", "prepare", "batch", "redraw", "end"]] = "redraw"
+    takes_gradients: ClassVar[bool] = True
     reads_state: ClassVar[bool] = True
     source: str = Field("train", description="rows to read")
     rows: PositiveInt = Field(8, description="rows of the batch")

@@ -26,6 +26,7 @@ class Sensitivity(Need):
 
     name: ClassVar[str] = "sensitivity"
     when: ClassVar[Literal["once", "prepare", "batch", "redraw", "end"]] = "once"
+    takes_gradients: ClassVar[bool] = True
     source: str = Field("train", description="rows to read")
     batches: PositiveInt = Field(16, description="batches, each of `rows` rows")
     rows: PositiveInt = Field(32, description="rows per batch")

@@ -31,6 +31,7 @@ class UnitImportance(Need):
 
     name: ClassVar[str] = "unit_importance"
     when: ClassVar[Literal["once", "prepare", "batch", "redraw", "end"]] = "once"
+    takes_gradients: ClassVar[bool] = True
 
     source: str = Field("train", description="rows to read")
     samples: PositiveInt = Field(128, description="rows to read")

@@ -67,6 +67,7 @@ class CoTTA(Method):
     )
 
     quantised: ClassVar[bool] = False
+    takes_gradients: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("cotta",)
     conformance: ClassVar[dict[str, object]] = {"views": 2, "threshold": 1.0, "restore": 0.2}
 

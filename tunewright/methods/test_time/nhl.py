@@ -94,6 +94,7 @@ class NHL(Method):
 
     tasks: ClassVar[tuple[str, ...] | None] = ("image-classification",)
     resets: ClassVar[Literal["never", "source", "batch", "row"]] = "source"
+    takes_gradients: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("nhl",)
     conformance: ClassVar[dict[str, object]] = {"learning_rate": 0.05, "feedback": 0.05}
 

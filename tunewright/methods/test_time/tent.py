@@ -38,6 +38,7 @@ class Tent(Method):
         True, description="batch norm takes mean and variance of the present batch (no effect without batch norm)"
     )
 
+    takes_gradients: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("tent",)
 
     def adapts(self, candidates: Candidates) -> Sequence[str]:

@@ -99,6 +99,7 @@ class TPT(Method):
     drop: float = Field(0.1, ge=0, lt=1, description="share of a text's tokens that a view does not read")
 
     resets: ClassVar[Literal["never", "source", "batch", "row"]] = "row"
+    takes_gradients: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("tpt",)
     conformance: ClassVar[dict[str, object]] = {"views": 8, "confident": 0.5, "learning_rate": 0.05}
 

@@ -157,6 +157,7 @@ class Atlas(Merge):
     parts: PositiveInt = Field(1, description="K, coefficients for each matrix and model", examples=[3])
     start: float = Field(0.0, description="first value of every coefficient; 0: the base", examples=[0.3])
 
+    takes_gradients: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("atlas",)
     base: ClassVar[Literal["needed", "none", "optional"]] = "needed"
     symmetric: ClassVar[bool] = True
