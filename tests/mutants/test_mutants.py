@@ -37,7 +37,7 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     ),
     *("parting", "launching", "keep-best", "peft-read-only", "peft-norms", "peft-prompts"),
     *("first-recipes", "streams", "what-stages-read", "measuring-together", "measuring-apart"),
-    *("plan-on", "kept-for-backward", "scaled-losses"),
+    *("plan-on", "kept-for-backward", "scaled-losses", "compiled-blocks"),
     *("races", "ports", "time-limits", "locks", "jobs-at-their-end", "orders-at-one-time"),
     *("image-feature-extraction", "views-of-pictures"),
     *("denoiser", "denoising", "pipelines", "frechet-distance"),

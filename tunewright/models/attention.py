@@ -25,6 +25,7 @@ from tunewright.models.varlen import Pattern, attention_pairs, packed_attention,
 __all__ = [
     "NAME",
     "attention_pairs",
+    "left_out",
     "packed_kwargs",
     "plain_attention",
     "prepare_attention",
@@ -169,6 +170,16 @@ def _through_ours(model: nn.Module) -> Iterator[None]:
     finally:
         if before != NAME:
             model.set_attn_implementation(before)
+
+
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Inside, code that is compiled calls the attention function as it is: it asks where rows end."""
+    AttentionInterface.register(NAME, torch.compiler.disable(_attention))
+    try:
+        yield
+    finally:
+        AttentionInterface.register(NAME, _attention)
 
 
 def prepare_attention(model: nn.Module) -> bool:

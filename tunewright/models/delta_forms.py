@@ -24,6 +24,7 @@ class Delta(nn.Module):
     - `edits_input`: `before(x)` is what the module and all other deltas of the site read in the place of x, and
       `folded` says what becomes of weight and bias. `forward` is not called then.
     - `reads_rows`: it asks `models.context.present()` what its rows are.
+    - `compiles`: a block that it hangs in may be compiled (`compiled.py`).
     - `every_token`: it must be shown every token of a training forward, also those that no target reads.
     - `reads_weight`: its change depends on the layer's own weight. Its `forward(x, y, layer, first)` is given the layer
       too, and whether y is the layer's own output; its `folded(.., layer=)` the layer's own weight [out, in].
@@ -37,6 +38,7 @@ class Delta(nn.Module):
     edits_input: ClassVar[bool] = False
     reads_rows: ClassVar[bool] = False
     every_token: ClassVar[bool] = False
+    compiles: ClassVar[bool] = False
     reads_weight: ClassVar[bool] = False
     replaces: ClassVar[bool] = False
     meets: ClassVar[bool] = False
@@ -127,6 +129,7 @@ class LowRank(Delta):
     """
 
     form = "low-rank"
+    compiles = True
 
     def __init__(self, A: Tensor, B: Tensor, scale: float, *, dropout: float = 0.0, offset: bool = False):
         super().__init__()

@@ -14,14 +14,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from tunewright.models.nf4 import NF4Linear
 
+C = TypeVar("C", bound="Counter")
+
 _OPEN: ContextVar[tuple[Counter, ...]] = ContextVar("open", default=())
+_HEARING: dict[Counter, RemovableHandle] = {}
 
 
 class Counter:
@@ -55,19 +59,61 @@ class Counter:
         self.total += operations
 
 
+class Foreseen(Counter):
+    """Operations of forwards in `total`, and in `back` those of their backward passes, as if these had come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.back = 0.0
+
+    def await_gradient(self, operations: float, output: Tensor) -> None:
+        if torch.is_grad_enabled() and output.requires_grad:
+            self.back += operations
+
+
 @contextmanager
 def counting(without: Iterable[nn.Module] = ()) -> Iterator[Counter]:
     """Count what every module does inside, but for those in `without`, in this thread; counters nest, each counting all
     that it encloses.
     """
-    counter = Counter(without)
+    with _opened(Counter(without)) as counter:
+        yield counter
+
+
+@contextmanager
+def foreseeing() -> Iterator[Foreseen]:
+    """Count what every module does inside, and what its backward pass would, whether or not it comes."""
+    with _opened(Foreseen()) as counter:
+        yield counter
+
+
+@contextmanager
+def _opened(counter: C) -> Iterator[C]:
     token = _OPEN.set((*_OPEN.get(), counter))
-    handle = nn.modules.module.register_module_forward_hook(counter.heard)
+    _HEARING[counter] = nn.modules.module.register_module_forward_hook(counter.heard)
     try:
         yield counter
     finally:
-        handle.remove()
+        _HEARING.pop(counter).remove()
         _OPEN.reset(token)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Inside, no hook tells this thread's counters of modules; whoever does that books what they do."""
+    mine = _OPEN.get()
+    for counter in mine:
+        _HEARING[counter].remove()
+    try:
+        yield
+    finally:
+        for counter in mine:
+            _HEARING[counter] = nn.modules.module.register_module_forward_hook(counter.heard)
+
+
+def counted() -> bool:
+    """Whether somebody counts in this thread."""
+    return bool(_OPEN.get())
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 
 from tunewright.contract.left import Earlier
 from tunewright.measure.cost import Cost
+from tunewright.models.compiled import check_deltas
 from tunewright.models.generators import undisturbed
 from tunewright.models.recompute import recomputing
 from tunewright.planning.estimated import Estimate, StageEstimate
@@ -92,6 +93,8 @@ def probe_stage(session: Session, part: StageInputs) -> StageEstimate:
     set_up(stage.adapted, stage.methods, stage.plan, session.task.name, provider.statistics, earlier)
     stage.methods.event("begin_task", stage=part.spec.name, adapted=stage.adapted)
     ready = time.perf_counter()
+    if part.train.compile:
+        check_deltas(stage.adapted)
     loop = Loop(stage)
     drawn = time.perf_counter() - ready
     records: list[tuple[int, float, float]] = []

@@ -228,6 +228,13 @@ def _check_base(document: Document, entries: Sequence[Mapping[str, Any]], recipe
             remedy="train it by a recipe of its own, and name the folder that `tunewright export` writes as the model",
         )
     for i, recipe in enumerate(recipes):
+        if recipe.train.compile:
+            raise RecipeError(
+                "adapters that share one base's blocks do not run them compiled",
+                where=document.place((ADAPTERS, i)),
+                remedy="remove train.compile, or give the adapter a recipe of its own",
+            )
+    for i, recipe in enumerate(recipes):
         if recipe.train.offload_param is not None:
             raise RecipeError(
                 "weights that are brought in from disk are held for one model",

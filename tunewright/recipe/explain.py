@@ -34,6 +34,8 @@ _ELSEWHERE = {
     "warmup_ratio": "write train.warmup_steps: 3%",
     "optim": "write train.optimizer: adamw (or adamw-8bit, sgd, or what `tunewright methods` lists)",
     "bf16": "write train.precision: bfloat16",
+    "torch_compile": "write train.compile: true",
+    "torch_compile_backend": "write train.compile: inductor",
     "gradient_checkpointing": "write train.activation_checkpointing: true",
     "rope_scaling": "write model: {name: ..., rope_scaling: {rope_type: yarn, factor: 4.0}}",
     "load_in_4bit": "4-bit weights come with a method: write methods: [qlora]",

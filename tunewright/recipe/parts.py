@@ -307,6 +307,11 @@ class TrainSpec(Spec):
         description="recompute activations in the backward pass: less memory, about a third more time",
         examples=[True],
     )
+    compile: bool | Literal["inductor", "aot_eager", "eager"] = Field(
+        False,
+        description="blocks run compiled while they train: by torch's inductor (true), or another of its backends",
+        examples=[True],
+    )
     activation_offloading: bool = Field(
         False,
         description="on a GPU: what a step keeps for its backward pass lies in the host's memory; less of the GPU's, "

@@ -15,6 +15,7 @@ from tunewright.measure.episodes import check_ends
 from tunewright.measure.target import check_metric, get_metric
 from tunewright.recipe import MethodUse, Recipe, StageSpec
 from tunewright.runs import merging, packs, predictors, streamed, streams
+from tunewright.runs.compiled import check_compiled
 from tunewright.runs.divided import check_divided
 from tunewright.runs.halved import check_halved
 from tunewright.runs.making import check_makers
@@ -248,6 +249,7 @@ RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_offloaded,
     check_divided,
     check_on_the_host,
+    check_compiled,
     check_selectors,
     check_halved,
     packs.check,

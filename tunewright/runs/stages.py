@@ -28,6 +28,7 @@ from tunewright.machine.group import present
 from tunewright.measure.intervals import gain_interval
 from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import differing
+from tunewright.models.compiled import compiling
 from tunewright.models.modes import set_training
 from tunewright.models.recompute import recomputing
 from tunewright.models.shards import own
@@ -307,7 +308,9 @@ def steps_of(
         keeper.restore(saved, stage.adapted)
         resume = (saved.state["loop"], saved.tensors)
     listening = stopping_on_signals(keeper) if keeper.hears else nullcontext()
-    with listening, recomputing(stage.adapted.model, stage.spec.activation_checkpointing):
+    recompute = stage.spec.activation_checkpointing
+    with listening, recomputing(stage.adapted.model, recompute), compiling(stage.adapted, stage.spec.compile) as blocks:
+        stage.compiled = blocks
         loop = begun(stage, resume)
         yield from loop.steps()
     if keeper.verified is None or keeper.verified.to_end:

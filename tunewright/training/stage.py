@@ -11,6 +11,7 @@ from tunewright.contract.combining import Bound, Methods
 from tunewright.contract.left import Earlier
 from tunewright.contract.method import Plan
 from tunewright.models.adapted import Adapted
+from tunewright.models.compiled import Compiled
 
 
 class Rows(Protocol):
@@ -34,7 +35,8 @@ class Stop(Exception):
 class TrainingInputs:
     """Everything the loop needs for one stage. `signals(needs, batch)` computes the methods' per-batch needs.
 
-    `spec` is the resolved `train` section; `validation` a data set that methods may choose on. `listen(loop, record)`
+    `spec` is the resolved `train` section; `validation` a data set that methods may choose on; `compiled` the model's
+    blocks where they run compiled. `listen(loop, record)`
     is called after every optimizer step, `begin(loop)` before the first one of a stage that does not go on from a
     checkpoint.
     """
@@ -55,3 +57,4 @@ class TrainingInputs:
     earlier: Earlier = field(default_factory=Earlier)
     device: str = "cpu"
     packed: bool = False
+    compiled: Compiled | None = None

@@ -298,12 +298,20 @@ class Loop:
         reads it.
         """
         model = self.adapted.outer
+        self._learn_costs(batch)
         ids = batch.inputs.get("input_ids")
         # blocks that are computed again in the backward pass would meet other shapes there: the hook is gone by then
         recomputed = getattr(self.adapted.model, "is_activation_checkpointing", False)
         with only_at(None if recomputed else self.tail, batch.positions, 0 if ids is None else ids.numel()):
             outputs: Outputs = self.stage.task.forward(model, batch, hidden=self.wants_hidden)
             return outputs
+
+    def _learn_costs(self, batch: Batch) -> None:
+        """Let compiled blocks see what they cost, before the first forward in which they run so."""
+        if self.stage.compiled is not None:
+            drawn = self.randomness.now()
+            self.stage.compiled.learn(lambda: self.stage.task.forward(self.adapted.outer, batch))
+            self.randomness.again(drawn)
 
     def objective(self, bound: Bound, outputs: Outputs, batch: Batch, signals: dict[str, Any] | None = None) -> Loss:
         if signals is None:
