@@ -2,8 +2,8 @@
 
 Two loops of one LoRA stage on one model, one with its blocks compiled, do the same steps in turn, in one process: rows
 packed, of several lengths, processor seconds of forward, loss and backward. Printed are the seconds that compiling
-takes, and for each length the ratio of the plain loop's seconds to the compiled one's: median, with the least and the most.
-Losses must agree to 1e-4.
+takes, and for each length the ratio of the plain loop's seconds to the compiled one's: median, least and most. Losses
+must agree to 1e-4.
 """
 
 from __future__ import annotations

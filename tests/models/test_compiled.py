@@ -206,3 +206,38 @@ def test_inductors_blocks_learn_the_same_and_resume_to_the_same_bits() -> None:
     assert [r["loss"] for r in told] == pytest.approx([r["loss"] for r in plain], abs=1e-5)
     straight, again = (resumed_after(n, True) for n in (0, 2))
     assert largest_difference(values(again), values(straight)) == 0.0
+
+
+BY_FORM = ["adalora", "ia3"] + [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in "bayesian-lora boft bottleneck-adapters dsee ease flora-tucker lofit loha lokr lora-fa".split()
+]
+
+
+@pytest.mark.parametrize("name", BY_FORM)
+def test_every_form_that_says_so_compiles_in_one_piece_and_learns_the_same(name: str, calls: list[int]) -> None:
+    from torch._dynamo.utils import counters
+
+    from tunewright.conformance.bench import Tiny
+    from tunewright.conformance.case import Case
+
+    torch._dynamo.reset()
+    counters.clear()
+    plain = Tiny(Case.of(name).named, steps=3).run()
+    ours = Tiny(Case.of(name).named, steps=3)
+    forms = {d.form for deltas in ours.loop.adapted.deltas().values() for d in deltas.values()}
+    with compiling(ours.loop.adapted, "eager") as blocks:
+        ours.loop.stage.compiled = blocks
+        ours.run()
+    assert calls and forms and not counters["graph_break"]
+    assert [r["loss"] for r in ours.records] == pytest.approx([r["loss"] for r in plain.records], abs=1e-6)
+
+
+def test_every_form_that_says_so_is_tried() -> None:
+    from tunewright.conformance.bench import Tiny
+    from tunewright.conformance.case import Case
+
+    names = ["lora", *(p if isinstance(p, str) else str(p.values[0]) for p in BY_FORM)]
+    adapted = [Tiny(Case.of(n).named, steps=1).loop.adapted for n in names]
+    tried = {d.form for a in adapted for deltas in a.deltas().values() for d in deltas.values()}
+    assert tried == {f.form for f in FORMS.values() if f.compiles}

@@ -106,6 +106,7 @@ class Inserted(Homed):
     """
 
     form = "inserted-bottleneck"
+    compiles = True
     adds: float = 0.0
     site_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d", "norm", "block")
 

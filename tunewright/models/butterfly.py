@@ -32,6 +32,7 @@ class Butterfly(Delta):
     """`values` [m, in / b, b, b], whose skew-symmetric parts make the rotations; `scales` v [out]. Both from zero."""
 
     form = "butterfly"
+    compiles = True
     reads_weight: ClassVar[bool] = True
 
     places: Tensor

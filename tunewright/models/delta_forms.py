@@ -185,6 +185,7 @@ class GatedLowRank(LowRank):
     """s B diag(g) A: a gate g [r] for each rank-one piece. A piece whose gate is 0 adds nothing."""
 
     form = "gated-low-rank"
+    compiles = True
 
     def __init__(self, A: Tensor, B: Tensor, gate: Tensor, scale: float, *, dropout: float = 0.0):
         super().__init__(A, B, scale, dropout=dropout)
@@ -209,6 +210,7 @@ class LowRankFixedA(LowRank):
     """s B A with a frozen A, a buffer: B alone trains, and the backward pass keeps x A^T [.., r] in the place of x."""
 
     form = "low-rank-fixed-a"
+    compiles = True
 
     def __init__(self, A: Tensor, B: Tensor, scale: float, *, dropout: float = 0.0, offset: bool = False):
         super().__init__(A, B, scale, dropout=dropout, offset=offset)

@@ -20,6 +20,7 @@ class Hadamard(Delta):
     """
 
     form = "hadamard"
+    compiles = True
 
     def __init__(self, a1: Tensor, b1: Tensor, a2: Tensor, b2: Tensor, scale: float):
         super().__init__()
@@ -66,6 +67,7 @@ class Kronecker(Delta):
     """
 
     form = "kronecker"
+    compiles = True
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ class LowRankConv(LowRank):
     """
 
     form = "low-rank-conv"
+    compiles = False  # not tried
     site_kinds: ClassVar[tuple[str, ...]] = ("conv",)
 
     def __init__(

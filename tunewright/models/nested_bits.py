@@ -67,6 +67,7 @@ class NestedBits(LowRank):
     """
 
     form = "nested-bits"
+    compiles = True
 
     noise: Tensor
 

@@ -33,6 +33,7 @@ class OutputScale(_Scale):
     """y <- (1 + v) y, the layer's bias and what earlier deltas added included."""
 
     form = "output-scale"
+    compiles = True
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return (y * self.factors(self.strength)).to(y.dtype)
@@ -46,6 +47,7 @@ class InputScale(_Scale):
     """x <- (1 + v) x, for the layer and all other deltas on it."""
 
     form = "input-scale"
+    compiles = True
     edits_input: ClassVar[bool] = True
 
     def before(self, x: Tensor) -> Tensor:

@@ -55,6 +55,7 @@ class LowRankSparse(Delta):
     """
 
     form = "low-rank-sparse"
+    compiles = True
 
     indices: Tensor
 

@@ -66,6 +66,7 @@ class SplitBottleneck(Inserted):
     """
 
     form = "split-bottleneck"
+    compiles = False  # not tried
     site_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d")
     owner: Tensor
     drawn: Tensor

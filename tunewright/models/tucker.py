@@ -59,6 +59,7 @@ class Tucker(Delta):
     """
 
     form = "tucker"
+    compiles = True
     site_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d", "conv")
 
     def __init__(

@@ -51,6 +51,7 @@ class InputEdit(Delta):
     """
 
     form = "input-edit"
+    compiles = True
     edits_input: ClassVar[bool] = True
 
     places: Tensor
@@ -92,6 +93,7 @@ class Bottleneck(Delta):
     """y <- y + s (U gelu(D y + b) + c) on a layer's output y: down D [a, out], up U [out, a], b [a], c [out]."""
 
     form = "bottleneck"
+    compiles = True
     foldable: ClassVar[bool] = False
     site_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d", "block")
 
