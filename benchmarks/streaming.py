@@ -3,13 +3,15 @@
 `python -m benchmarks.streaming --rows 1000000` writes so many short rows (about 100 bytes each), `--gigabytes 2` long
 documents of that size instead, as JSON lines in four files; one pass of them is then given by a cursor, as a run takes
 its rows, in a process of its own, and resumed at nine tenths in another. `datasets` beside it: its own streamed reading
-of the same files with a shuffle buffer of equal size and the same tokenizer, 1,000 rows at a time.
+of the same files with a shuffle buffer of equal size and the same tokenizer, 1,000 rows at a time. `--minutes M` ends
+each reading after so long and says how far it came, with the memory at its tenth and at its end; it goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import resource
 import subprocess
@@ -49,24 +51,34 @@ def at_start(folder: Path, cache: Path) -> Any:
     return cursor(data, seed=0, batch_tokens=TOKENS)
 
 
-def ours(folder: Path, rows: int, state: Path) -> dict[str, float]:
-    """One pass; the cursor's state at nine tenths is left in a file."""
+def memory() -> float:
+    """Megabytes of this process at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def ours(folder: Path, rows: int, state: Path, limit: float) -> dict[str, float]:
+    """One pass; the cursor's state at nine tenths, or where the time ended, is left in a file."""
     at, kept, began = at_start(folder, state.parent / "cache"), False, time.process_time()
+    early = 0.0
     while (read := at.streamed().get(str(folder), {}).get("read", 0)) < rows or at.epochs[str(folder)] < 1:
         at.next_batch()
-        if not kept and read >= 0.9 * rows:
+        spent = time.process_time() - began
+        early = early or (memory() if spent >= 0.1 * limit else 0.0)
+        if not kept and (read >= 0.9 * rows or spent >= limit):
             kept = bool(state.write_text(json.dumps(at.state())))
-    return {"seconds": time.process_time() - began}
+        if spent >= limit:
+            break
+    return {"seconds": time.process_time() - began, "read": read, "early": early}
 
 
-def again(folder: Path, rows: int, state: Path) -> dict[str, float]:
+def again(folder: Path, rows: int, state: Path, limit: float) -> dict[str, float]:
     at, began = at_start(folder, state.parent / "cache"), time.process_time()
     at.restore(json.loads(state.read_text()))
     at.next_batch()
     return {"seconds": time.process_time() - began}
 
 
-def theirs(folder: Path, rows: int, state: Path) -> dict[str, float]:
+def theirs(folder: Path, rows: int, state: Path, limit: float) -> dict[str, float]:
     """The same pass by `datasets`."""
     import datasets
 
@@ -76,9 +88,15 @@ def theirs(folder: Path, rows: int, state: Path) -> dict[str, float]:
     data = datasets.load_dataset("json", data_files=files, split="train", streaming=True, cache_dir=state.parent)
     data = data.shuffle(0, buffer_size=BUFFER)
     data = data.map(lambda some: {"ids": tokenizer(some["text"])["input_ids"]}, batched=True)
-    count = sum(1 for _ in data)
-    assert count == rows
-    return {"seconds": time.process_time() - began}
+    count, early = 0, 0.0
+    for _ in data:
+        count += 1
+        spent = time.process_time() - began
+        early = early or (memory() if spent >= 0.1 * limit else 0.0)
+        if spent >= limit:
+            break
+    assert count == rows or limit < math.inf
+    return {"seconds": time.process_time() - began, "read": count, "early": early}
 
 
 PARTS = {"ours": ours, "resumed": again, "datasets": theirs}
@@ -88,13 +106,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--gigabytes", type=float, help="long documents (20,000 words) of so many bytes in all instead")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of CPU, after which each reading ends")
     parser.add_argument("--part", choices=PARTS, help="one process's work")
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     if given.part:
         state = given.folder.parent / "state.json"
-        found = PARTS[given.part](given.folder, given.rows, state)
-        print(json.dumps({**found, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+        found = PARTS[given.part](given.folder, given.rows, state, 60 * given.minutes)
+        print(json.dumps({**found, "megabytes": memory()}))
         return
     words, rows = (20, given.rows) if not given.gigabytes else (20_000, int(given.gigabytes * 1e9 / 62_000))
     with tempfile.TemporaryDirectory() as place:
@@ -103,19 +122,18 @@ def main() -> None:
         size = write(folder, rows, words)
         print(f"{rows:,} rows, {size / 1e9:.2f} GB")
         for part in PARTS:
-            command = [sys.executable, "-m", "benchmarks.streaming", "--part", part]
+            command = [sys.executable, "-m", "benchmarks.streaming", "--part", part, "--minutes", str(given.minutes)]
             said = subprocess.run(
                 [*command, "--folder", str(folder), "--rows", str(rows)], capture_output=True, text=True, check=True
             )
             found = json.loads(said.stdout.splitlines()[-1])
-            rate = (
-                ""
-                if part == "resumed"
-                else f"{rows / found['seconds']:10,.0f} rows/s, {size / found['seconds'] / 1e6:6.2f} MB/s,"
-            )
-            print(
-                f"{part:10} {found['seconds']:8.1f} s of CPU, {rate} {found['megabytes']:6.0f} MB at most", flush=True
-            )
+            told = ""
+            if part != "resumed":
+                share = found["read"] / rows
+                told = f"{found['read']:,.0f} rows ({share:.0%}), {found['read'] / found['seconds']:,.0f} rows/s, "
+                told += f"{share * size / found['seconds'] / 1e6:.2f} MB/s, "
+                told += f"{found['early']:.0f} MB after a tenth, " if found["early"] else ""
+            print(f"{part:10} {found['seconds']:8.1f} s of CPU, {told}{found['megabytes']:.0f} MB at most", flush=True)
 
 
 if __name__ == "__main__":
