@@ -12,6 +12,7 @@ multiple-choice: fallacies, one of BIG-bench's tasks (Srivastava et al. 2022) wi
 text-classification with any number of labels: intents of NLU++; with a number: how convincing arguments are, as
 UKPConvArg1 ranks them (Habernal and Gurevych 2016), on topics that are not learnt from.
 text-ranking: the same questions, each with the name of its intent and others drawn from the 77.
+text-generation, fill-mask, text-classification, image-classification, reward-modeling: see benchmarks.task_usual.
 tabular-classification and tabular-regression: tables that scikit-learn carries; see benchmarks.task_tables.
 text2text-generation: no small pre-trained encoder-decoder may be passed on, so one is made first, from nothing, on
 three short tasks of instruction induction (Honovich et al. 2022); a fourth is then learnt, and the three are kept.
@@ -43,6 +44,7 @@ from benchmarks import (
     task_series,
     task_sounds,
     task_tables,
+    task_usual,
     task_views,
 )
 from tunewright.finished.export import export
@@ -378,7 +380,13 @@ def regions(data: Path, out: Path) -> Path:
     return finished(task_regions.recipe(data, out, TRAIN, finished), out / "image-segmentation")
 
 
+def usual(name: str) -> Callable[[Path, Path], Path]:
+    """One of the usual tasks, as a practitioner writes it."""
+    return lambda data, out: finished(task_usual.RECIPES[name][0](data, out / "rows" / name, TRAIN), out / name)
+
+
 RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
+    **{name: (usual(name), what) for name, (_, what) in task_usual.RECIPES.items()},
     "audio-classification": (
         audio_classification,
         "spoken digits (FSDD, 120 recordings of five voices; a third of those asked by a sixth), the encoder of "
