@@ -10,7 +10,9 @@ refuses is kept too. `--page` writes docs/family.md from that file.
 from __future__ import annotations
 
 import gzip
+import json
 import random
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -134,9 +136,13 @@ def _figures(arm: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    from benchmarks.family_page import page
+    from benchmarks.family_page import compared, page
+    from tunewright.compare.compared import FILE
 
     kept.main(__doc__, ("task", "method"), RESULTS, (PAGE, page), cells(), run_cell)
+    if "--page" in sys.argv:  # what `tunewright suggest` says of a method
+        rows = compared(json.loads(RESULTS.read_text(encoding="utf-8")))
+        FILE.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.family import BESIDE, EVALUATED, ROWS, SEEDS, TASKS, Task, methods
+from tunewright.compare.compared import told_apart
 from tunewright.measure.intervals import t_interval
 
 Cell = Mapping[str, Any]
@@ -87,9 +88,24 @@ def _difference(own: Sequence[float], lora: Sequence[float]) -> tuple[float, flo
     return found.value, found.low, found.high
 
 
+def compared(cells: Mapping[str, Cell]) -> list[dict[str, Any]]:
+    """What the package keeps of the cells: each method's difference to `lora` by task, in the tasks' order."""
+    named = {t.name: t for t in TASKS}
+    order = list(named)
+    found = []
+    for cell in sorted(cells.values(), key=lambda c: (c["method"], order.index(c["task"]))):
+        if "figures" in cell:
+            mean, low, high = _difference(cell["figures"]["targets"], cell["beside"]["targets"])
+            task = named[cell["task"]]
+            row = {"method": cell["method"], "task": task.name, "base": task.model, "metric": task.metric}
+            found.append(row | {"difference": round(mean, 4), "low": round(low, 4), "high": round(high, 4)})
+    return found
+
+
 def _told(mean: float, low: float, high: float) -> str:
-    star = "*" if low > 0 or high < 0 else ""
-    return f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{star}"
+    if low == high:
+        return f"{100 * mean:+.1f} (on each seed)"
+    return f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{'*' if told_apart(low, high) else ''}"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import family
-from benchmarks.family_page import page
+from benchmarks.family_page import compared, page
 from tunewright import catalogue
 from tunewright.compare.arms import ComparedArm
+from tunewright.compare.compared import FILE, of_method, said
 from tunewright.compare.result import Comparison
+from tunewright.compare.suggested import Beside
 from tunewright.errors import MethodError
 from tunewright.recipe import Recipe
 from tunewright.report.compare_schema import ArmFigures, RunFigures
@@ -33,17 +36,37 @@ def test_every_method_that_says_what_may_change_has_a_cell_on_every_task():
 def test_the_page_says_who_gained_and_by_how_much_beside_lora():
     lora = figures(0.5, 0.52, 0.51)
     cells = {
-        "domains dora": {"figures": figures(0.6, 0.62, 0.61, drift=[0.1, 0.2, 0.3]), "beside": lora, "method": "dora"},
+        "domains dora": {"figures": figures(0.6, 0.63, 0.6, drift=[0.1, 0.2, 0.3]), "beside": lora, "method": "dora"},
         "domains pissa": {"figures": figures(0.5, 0.53, 0.5, rate_at_edge=True), "beside": lora, "method": "pissa"},
         "domains hypter": {"refused": "it writes for tasks", "method": "hypter"},
     }
     text = page({k: {"task": "domains", "base": 0.1, "drift_measure": "1-cka", **c} for k, c in cells.items()})
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == ["dora", "lora", "pissa"]
-    assert rows[0] == "| `dora` | 61.0% | +10.0 [+10.0, +10.0]* |  | 0.2 | 1,234 | 2e+09 | 0.01 |"
+    assert rows[0] == "| `dora` | 61.0% | +10.0 [+7.5, +12.5]* |  | 0.2 | 1,234 | 2e+09 | 0.01 |"
     assert "outermost tried" in rows[2] and "*" not in rows[2]
     assert "`hypter` (it writes for tasks)" in text and "Of 2 variants of LoRA that have run, 1 end" in text
     assert "Not run yet: `full`" in text and text.count("\nNot run yet.\n") == 2
+
+
+def test_differences_that_are_the_same_on_every_seed_are_told_without_a_star():
+    lora = figures(0.5, 0.52, 0.51)
+    cell = {"figures": figures(0.51, 0.53, 0.52), "beside": lora, "method": "dora", "task": "domains"}
+    text = page({"domains dora": {**cell, "base": 0.1, "drift_measure": "1-cka"}})
+    assert "| +1.0 (on each seed) |" in text
+
+
+def test_the_package_keeps_what_the_page_says():
+    cells = json.loads(family.RESULTS.read_text(encoding="utf-8"))
+    kept = json.loads(FILE.read_text(encoding="utf-8"))
+    assert kept == compared(cells) and len(kept) == sum("figures" in c for c in cells.values())
+    assert family.PAGE.read_text(encoding="utf-8") == page(cells), "run: python -m benchmarks.family --page"
+
+
+def test_what_was_compared_is_said_in_few_words():
+    found = [Beside("domains", "b", "accuracy", 0.007, 0.007, 0.007), Beside("answers", "b", "f1", -0.1, -0.2, -0.01)]
+    assert said(found) == "+0.7 domains, -10.0 answers*" and said([]) == ""
+    assert {b.task for b in of_method("dora")} <= {t.name for t in family.TASKS} and of_method("dora")
 
 
 def test_a_cell_is_a_tuned_comparison_with_lora_and_a_refusal_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tunewright.compare.compared import said
 from tunewright.compare.suggested import Candidate, Evidence, SuggestionFigures
 from tunewright.report import words
 from tunewright.report.terminal_cells import clean
@@ -27,7 +28,8 @@ def show(found: SuggestionFigures, recipe: Path | str = "recipe.yaml", console: 
         Text(
             "trains: numbers that train at the first step, new heads not counted ('?': known once weights are read; "
             "`tunewright plan` counts); state: their gradients and Adam's moments; folds: becomes a plain model; "
-            "4 bits: also on a quantised base; headline claim: what came of testing its paper's here (docs/claims.md)",
+            "4 bits: also on a quantised base; known here: what came of testing its paper's headline claim (docs/claims.md), and "
+            "by how many points it ended from lora in our own comparison, * where that is no chance (docs/family.md)",
             style="dim",
         )
     )
@@ -59,14 +61,16 @@ def _table(candidates: Sequence[Candidate], parameters: int) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("folds")
     table.add_column("4 bits")
-    table.add_column("headline claim", overflow="fold")
+    table.add_column("known here", overflow="fold")
     for c in candidates:
         if c.trains is None:
             counted = ("?", "", "")
         else:
             counted = (words.count(c.trains), f"{c.trains / parameters:.2%}", words.size(c.state))
         marks = ("yes" if c.folds else "no", "yes" if c.quantised else "no")
-        claims = _claims(c.headlines) if c.fits else "does not fit into memory"
+        claims = (
+            "; ".join(filter(None, (_claims(c.headlines), said(c.compared)))) if c.fits else "does not fit into memory"
+        )
         table.add_row(c.name, *counted, *marks, claims, style="" if c.fits else "dim")
     return table
 

@@ -24,6 +24,20 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A method beside `lora` in this project's own comparison: the difference of the target (a share: higher is better)
+    over seeds that both had, with its 95 % interval. `task`: the comparison's name for it in docs/family.md.
+    """
+
+    task: str
+    base: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A method that can be used. `trains`: numbers, new heads not counted (None: it counts only on the weights
     themselves); `state`: bytes of gradients and Adam's moments for them.
@@ -37,6 +51,7 @@ class Candidate:
     folds: bool
     quantised: bool
     evidence: list[Evidence] = field(default_factory=list)
+    compared: list[Beside] = field(default_factory=list)
 
     @property
     def headlines(self) -> list[Evidence]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tunewright import catalogue
-from tunewright.compare import suggest_page
+from tunewright.compare import compared, suggest_page
 from tunewright.compare.evidence import of_method
 from tunewright.compare.suggested import Candidate, Refused, SuggestionFigures
 from tunewright.contract.left import Earlier
@@ -78,7 +78,17 @@ def suggest(recipe: RecipeLike, *, sets: Sequence[str] = (), memory: int | None 
         fits = memory is None or state is None or _held(session) + state < memory
         evidence = of_method(entry.name, cls.papers)
         candidates.append(
-            Candidate(entry.name, entry.summary(), trains, state, fits, cls.folds, cls.quantised, evidence)
+            Candidate(
+                entry.name,
+                entry.summary(),
+                trains,
+                state,
+                fits,
+                cls.folds,
+                cls.quantised,
+                evidence,
+                compared.of_method(entry.name),
+            )
         )
     candidates.sort(key=lambda c: (c.trains is None, c.trains or 0, c.name))
     return Suggestion(
