@@ -28,8 +28,9 @@ def show(found: SuggestionFigures, recipe: Path | str = "recipe.yaml", console: 
         Text(
             "trains: numbers that train at the first step, new heads not counted ('?': known once weights are read; "
             "`tunewright plan` counts); state: their gradients and Adam's moments; folds: becomes a plain model; "
-            "4 bits: also on a quantised base; known here: what came of testing its headline claim (docs/claims.md), and "
-            "by how many points it ended from lora in our own comparison, * where that is no chance (docs/family.md)",
+            "4 bits: also on a quantised base; known here: what came of testing its headline claim (docs/claims.md), "
+            "and by how many points it ended from lora in our own comparison, * where that is no chance "
+            "(docs/family.md)",
             style="dim",
         )
     )
