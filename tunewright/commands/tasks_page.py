@@ -115,7 +115,10 @@ def _drift(task: Task) -> str:
     if task.is_a(FORECASTING):
         return "how far forecasts of kept series, else of the evaluated ones, moved, in standard deviations"
     if task.draws:
-        return "mean square of the changes of what is predicted of noised pictures, kept ones, else the evaluated"
+        return (
+            "mean square of the changes of what is predicted of noised pictures, or, of next-scale models, divergence "
+            "at the codes of pictures, of kept ones, else of the evaluated"
+        )
     if task.is_a(PLAYING):
         return (
             "divergence at the actions of kept episodes, else of the evaluated ones; of actions that are numbers how "
@@ -155,7 +158,7 @@ def _refusals(task: Task, methods: dict[str, type[Method]]) -> dict[str, str]:
         elif (not task.likelihoods or task.multi_label) and "objective" in method.slots() and method.tasks is None:
             gives = "a vector a text" if task.embeds else "one number a text" if task.scores else "a forecast"
             gives = "a vector a picture" if task.is_a(FEATURES) else gives
-            gives = "noise" if task.draws else gives
+            gives = "a picture" if task.draws else gives
             gives = "a box" if task.is_a(DETECTION) else gives
             out[name] = f"trains likelihoods, and {gives} has none"
         elif task.couples == "batch" and _reads_rows_alone(method):

@@ -72,7 +72,7 @@ class Read:
 
 def read(side: Opened, wanted: Wanted) -> Read:
     """Everything that one side gives on the rows. DataError for rows that cannot be used."""
-    out = Read(side.asked.name, vocabulary=vocabulary(side), unit=side.task.unit)
+    out = Read(side.asked.name, vocabulary=vocabulary(side), unit=side.task.unit_of(side.model.config))
     model, task = side.model, side.task
     if wanted.data:
         out.asked = _rows(side, wanted)
