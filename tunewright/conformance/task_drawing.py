@@ -70,7 +70,7 @@ def text_encoder(reads: Any) -> Any:
 
     text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_attention_heads": 2}
     ids = {"bos_token_id": reads.bos_token_id, "eos_token_id": reads.eos_token_id, "pad_token_id": reads.pad_token_id}
-    more = {"num_hidden_layers": 1, "max_position_embeddings": LONGEST}
+    more: dict[str, Any] = {"num_hidden_layers": 1, "max_position_embeddings": LONGEST}
     return CLIPTextModel(CLIPTextConfig(**text, **ids, **more, vocab_size=len(reads)))
 
 

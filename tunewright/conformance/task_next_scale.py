@@ -21,7 +21,7 @@ def autoencoder(channels: int = 1) -> Any:
     """A VQModel on pictures [c, 8, 8] with latents [4, 4, 4], whose codes lie as far apart as its latents do."""
     from diffusers import VQModel
 
-    made = VQModel(
+    made: Any = VQModel(
         in_channels=channels,
         out_channels=channels,
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),

@@ -75,7 +75,9 @@ def _scales(x: Any) -> bool:
 
 _RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     PART: {
-        **dict.fromkeys(("width", "depth", "heads", "hidden", "codes", "code_width"), (_size, "a whole number above 0")),
+        **dict.fromkeys(
+            ("width", "depth", "heads", "hidden", "codes", "code_width"), (_size, "a whole number above 0")
+        ),
         "scales": (_scales, "the sides of two or more maps, each larger than the one before"),
         "condition": (lambda x: x == 0 or _size(x), "the width of a text's state, or 0"),
         "unit_length": (lambda x: isinstance(x, bool), "true or false"),
@@ -93,7 +95,7 @@ def config_of(folder: Path, name: str, kind: Kind) -> NextScaleConfig:
     """What the files say of a model. ModelError for values that cannot be, and parts that do not fit one another."""
     net, maps = (_settings(folder, part, kind) for part in (PART, QUANTIZER))
     coder = part_config(folder, AUTOENCODER, kind)
-    side = coder.get("sample_size")
+    side: Any = coder.get("sample_size")
     halvings = len(coder.get("block_out_channels", ())) - 1
     width = coder.get("vq_embed_dim") or coder.get("latent_channels")
     for what, own, place, other in (
@@ -123,7 +125,7 @@ def config_of(folder: Path, name: str, kind: Kind) -> NextScaleConfig:
     told = 0
     if "text_encoder" in kind.parts:
         config.longest = longest_text(folder, kind)
-        told = part_config(folder, "text_encoder", kind).get("hidden_size")
+        told = int(part_config(folder, "text_encoder", kind).get("hidden_size", 0))
     if net["condition"] != told:
         raise ModelError(
             f"it is told of a row by a state of width {net['condition']}, and the text encoder gives {told or 'none'}",
@@ -144,12 +146,14 @@ def build(located: Located, config: NextScaleConfig, dtype: torch.dtype, *, weig
     if config.reads_text:
         put_texts(around, located, config, dtype)
     around.autoencoder = made(get_diffusers().VQModel, folder, AUTOENCODER, torch.float32)
-    around.quantizer = _quantizer(_settings(folder, QUANTIZER, kind))
+    maps = _settings(folder, QUANTIZER, kind)
+    with torch.device("meta"):  # nothing is drawn that the files give
+        around.quantizer = ResidualQuantizer(maps["scales"], maps["width"], maps["convolutions"], maps["ratio"])
+        net = NextScaleTransformer(settings)
     _fill(around.quantizer, folder / QUANTIZER)
+    _fill(net, folder / PART)
     for part, frozen in ((AUTOENCODER, around.autoencoder), (QUANTIZER, around.quantizer)):
         check_finite(frozen, folder / part)
-    net = NextScaleTransformer(settings)
-    _fill(net, folder / PART)
     return NextScale(config, net.to(dtype), around)
 
 
@@ -207,10 +211,6 @@ def _settings(folder: Path, part: str, kind: Kind) -> dict[str, Any]:
     return config
 
 
-def _quantizer(settings: dict[str, Any]) -> ResidualQuantizer:
-    return ResidualQuantizer(settings["scales"], settings["width"], settings["convolutions"], settings["ratio"])
-
-
 def _fill(part: nn.Module, folder: Path) -> None:
     """Give a part the weights of its file. ModelError for others than its config asks for."""
     file = folder / WEIGHTS
@@ -227,4 +227,4 @@ def _fill(part: nn.Module, folder: Path) -> None:
         n = wrong[0]
         shapes = f"{list(tensors[n].shape)}, and its config asks for {list(own[n].shape)}"
         raise ModelError(f"{n} of the {folder.name} is {shapes}", where=str(file), remedy=AGAIN)
-    part.load_state_dict(tensors)
+    part.load_state_dict(tensors, assign=True)

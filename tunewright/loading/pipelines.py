@@ -1,9 +1,10 @@
-"""Models that draw pictures, in folders of several parts: diffusers' own of diffusion, and one of next-scale prediction.
+"""Models that draw pictures, in folders of several parts: diffusers' own of diffusion, and those of next-scale
+prediction.
 
 Read are the pipelines of `PIPELINES`, each part of the class that is named there and of no other
 (`loading.pipeline_parts`). A diffusion pipeline's denoiser is what is adapted (`models.denoiser`); its text encoder and
-VAE are frozen. What next-scale models are, `loading.next_scale` says. Schedulers differ in how they sample, and share the table by which noise is put in
-(`SCHEDULERS`); flow matching has another, and is refused.
+VAE are frozen. What models of next-scale prediction are, `loading.next_scale` says. Schedulers differ in how they
+sample, and share the table by which noise is put in (`SCHEDULERS`); flow matching has another, and is refused.
 
 What is not read, and named so: conditions beside a text (a class, a size, a second encoder: SDXL), safety checkers.
 """
@@ -28,7 +29,6 @@ from tunewright.loading.pipeline_parts import (
     part_config,
     put_texts,
     read_json,
-    tokenizer_of,
 )
 from tunewright.loading.quiet import quiet
 from tunewright.models.denoiser import PREDICTS, SCHEDULER, Around, Denoiser, DenoiserConfig
@@ -158,9 +158,7 @@ def _say_left(located: Located, index: dict[str, Any], kind: Kind) -> None:
         located.notes.append(f"parts of the pipeline that are not read, and not exported: {', '.join(left)}")
 
 
-def build(
-    located: Located, config: Any, dtype: torch.dtype, *, weights: bool = True, streams: bool = False
-) -> Drawer:
+def build(located: Located, config: Any, dtype: torch.dtype, *, weights: bool = True, streams: bool = False) -> Drawer:
     """The pipeline as one model; without `weights` its shapes alone. MissingExtraError without diffusers."""
     diffusers, folder = get_diffusers(), located.folder
     if streams:

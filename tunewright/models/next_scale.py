@@ -6,8 +6,8 @@ of a picture; a transformer (`models.next_scale_blocks`) predicts each map from 
 Text encoder, autoencoder and quantiser stand around it. The first two move with it; autoencoder and quantiser stay
 in float32 whatever the transformer's type is, since a code that rounding changes is another code.
 
-A picture is drawn in K forwards, one a scale: the codes of a map are drawn at once, each from its own distribution. With
-guidance g the logits of scale k are those of the empty text plus 1 + (g - 1) k / (K - 1) times what the row's own
+A picture is drawn in K forwards, one a scale: the codes of a map are drawn at once, each from its own distribution.
+With guidance g the logits of scale k are those of the empty text plus 1 + (g - 1) k / (K - 1) times what the row's own
 text adds (the repository's `cfg` is g - 1); then temperature, top-k, and the fewest likeliest codes that hold top-p.
 Earlier maps are read again with each forward, which costs about two and a half times what a cache would at the paper's
 ten scales, and asks nothing of a method.

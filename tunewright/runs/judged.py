@@ -36,7 +36,9 @@ def as_drawn(rows: list[Row], recipe: Recipe) -> list[Row]:
     how = {name: getattr(recipe.measurement, name) for name in DRAWN}
     if how == DRAWN:
         return rows
-    return [r.replace(fields={**r.fields, "drawing": how}) if r.fields.get("kind") in (NOISED, CODED) else r for r in rows]
+    return [
+        r.replace(fields={**r.fields, "drawing": how}) if r.fields.get("kind") in (NOISED, CODED) else r for r in rows
+    ]
 
 
 def known_task(rows: Sequence[Row], sequence: SequenceSpec | None, labels: Sequence[str]) -> list[Row]:

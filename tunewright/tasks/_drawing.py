@@ -164,7 +164,9 @@ class Drawing(Task):
         if ids is None and rows[0].input_ids:
             ids = torch.tensor([_padded(row) for row in rows])
         device = next(model.parameters()).device
-        draws = [kind.start(row, np.random.default_rng(row_rng(0, _DRAWN_BY, 0, row.id).getrandbits(128))) for row in rows]
+        draws = [
+            kind.start(row, np.random.default_rng(row_rng(0, _DRAWN_BY, 0, row.id).getrandbits(128))) for row in rows
+        ]
         start = torch.from_numpy(np.stack(draws)).to(device)
         how = {**DRAWN, **rows[0].fields.get("drawing", {})}
         pictures: Tensor = kind.draw(model, start, None if ids is None else ids.to(device), how, rows[0])
