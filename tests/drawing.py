@@ -65,3 +65,9 @@ def rows(folder: Path, name: str, model: Any, count: int = 4, **more: Any) -> li
     values = [{"image": f"pictures/{i}.png", "text": task_drawing.COLOURS[i % 2]} for i in range(count)]
     records = [Record(v, id=f"r{i}", source="s", base=str(folder)) for i, v in enumerate(values)]
     return [get_task(name).encode(record, model.around.tokenizer, options) for record in records]
+
+
+def padded(model: Any, text: str) -> list[int]:
+    """The ids of a text as the text encoder of a model reads them."""
+    ids = list(model.around.tokenizer(text)["input_ids"])
+    return [*ids, *[model.around.tokenizer.pad_token_id] * (model.config.longest - len(ids))]

@@ -41,6 +41,8 @@ these by the source's `columns`.
 
 """
 RUNS = Path(__file__).parents[2] / "docs" / "task-runs.json"
+NEXT_SCALE = "next-scale"
+"""What a run is called there of the second kind of model that draws pictures."""
 
 
 def tasks_page() -> str:
@@ -221,11 +223,13 @@ def _table(tasks: list[Task], refused: dict[str, dict[str, str]]) -> str:
 
 
 def _run(task: Task) -> list[str]:
-    """The task's real run in words; none where none was made."""
+    """The task's real runs in words, that of another kind of model last; none where none was made."""
     runs = json.loads(RUNS.read_text(encoding="utf-8")) if RUNS.is_file() else {}
-    found = runs.get(task.called)
-    if found is None:
-        return []
+    return [_told(runs[name]) for name in (task.called, f"{task.name} ({NEXT_SCALE})") if name in runs]
+
+
+def _told(found: dict[str, Any]) -> str:
+    """A run's figures in words."""
     (before, *_), (after, low, high) = found["before"], found["after"]
     text = (
         f"{found['what']}: {found['metric']} {before:.3f} to {after:.3f} [{low:.3f}, {high:.3f}] on {found['n']:,} rows"
@@ -239,4 +243,4 @@ def _run(task: Task) -> list[str]:
     cost = f"; {found['steps']:,} steps, {found['tokens']:,} tokens, {found['seconds']:.0f} s of training, cores shared"
     best = sorted(found["parts"].items(), key=lambda part: -part[1])
     parts = f"; by type from {best[0][0]} ({best[0][1]:.2f}) to {best[-1][0]} ({best[-1][1]:.2f})" if best else ""
-    return [text + beside + parts + kept + drift + cost]
+    return text + beside + parts + kept + drift + cost

@@ -79,7 +79,7 @@ def model_card(card: Mapping[str, Any], model: Any) -> str:
 
     name = card.get("name") or "A model adapted with Tunewright"
     header: dict[str, Any] = {
-        "library_name": "diffusers" if isinstance(model, Drawer) else "transformers",
+        "library_name": model.library if isinstance(model, Drawer) else "transformers",
         "tags": ["tunewright", *(t for t in card.get("tags", ()) if t != "tunewright")],
     }
     for key, value in (

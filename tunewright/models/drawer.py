@@ -8,7 +8,7 @@ is no parameter of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class Drawer(PreTrainedModel):
     """A model that draws pictures."""
 
     main_input_name = "pixel_values"
+    library: ClassVar[str] = "diffusers"
+    """What reads the folder that it is saved into."""
     config: Any
     around: Any
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +127,7 @@ class NextScale(Drawer):
     """The model that is adapted. Made by `loading.next_scale`."""
 
     config_class = NextScaleConfig
+    library: ClassVar[str] = "tunewright"
     around: Beside
 
     def __init__(self, config: NextScaleConfig, net: NextScaleTransformer, around: Beside):
