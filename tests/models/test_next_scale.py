@@ -141,12 +141,8 @@ def test_each_map_codes_what_coarser_ones_leave(quantizer: ResidualQuantizer) ->
 
 
 def test_the_nearest_code_is_the_first_of_equal_ones() -> None:
-    assert nearest(
-        torch.tensor([[1.0, 0.0], [0.1, 0.9]]), torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
-    ).tolist() == [
-        1,
-        0,
-    ]
+    book = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    assert nearest(torch.tensor([[1.0, 0.0], [0.1, 0.9]]), book).tolist() == [1, 0]
 
 
 def test_a_tokenizer_learns_codes_and_features_together() -> None:

@@ -118,7 +118,10 @@ def test_a_run_comes_to_the_same_bits_and_goes_out_as_its_folder(place: Path, na
     report = made.report
     assert report.drift is not None and report.drift.measure == "kl" and report.drift.value.value > 0
     assert report.kept[0].after is not None and report.cost.flops
-    assert [row[:2] for row in report.probes["scale-losses"].rows] == [["1 x 1", 1], ["2 x 2", 4], ["4 x 4", 16]]
+    maps = report.probes["scale-losses"]
+    assert [row[:2] for row in maps.rows] == [["1 x 1", 1], ["2 x 2", 4], ["4 x 4", 16]]
+    for (_, side, before, after, change), told in zip(maps.rows, maps.values.values(), strict=True):
+        assert change == pytest.approx(after - before) and told.value == change and change != 0, side
     resume(place / "out", verify=True, quiet=True)
     page = (place / "out" / "report.html").read_text()
     assert "nats per code" in page and "What was to be drawn, base, tuned" in page
