@@ -29,6 +29,7 @@ from tunewright.models.residual_quantizer import ResidualQuantizer
 from tunewright.planning.check import check_recipe
 from tunewright.planning.init import starter
 from tunewright.planning.plan import plan
+from tunewright.recipe import Recipe
 from tunewright.runs.run import resume, run
 from tunewright.shipping.opened import plain
 from tunewright.tasks import get_task
@@ -298,3 +299,17 @@ def test_the_other_verbs_take_it_or_say_why_not(place: Path) -> None:
     assert planned.stages[0].steps == 4
     with pytest.raises(MethodError, match="holds its own parts"), plain(place / "base", place / "other"):
         pass
+
+
+@texts
+def test_the_papers_recipe_trains_a_model_from_classes(place: Path) -> None:
+    shutil.copy(Path(__file__).parents[2] / "recipes" / "papers" / "var.yaml", place / "var.yaml")
+    shutil.copytree(place / "base", place / "model")
+    for part in ("train", "test"):
+        rows = [json.loads(line) for line in (place / f"{part}.jsonl").read_text().splitlines()]
+        named = [json.dumps({"image": row["image"], "label": row["text"]}) + "\n" for row in rows]
+        (place / f"{part}.jsonl").write_text("".join(named))
+    sets = ["budget={steps: 2}", "train.threads=1", "train.precision=float32", "train.batch_tokens=16"]
+    made = run(Recipe.load(place / "var.yaml", sets), place / "out", quiet=True).report
+    assert made.target is not None and made.target.metric == "frechet_distance" and "scale-losses" in made.probes
+    assert made.cost.steps == 2 and made.drift is not None and made.drift.value.value > 0

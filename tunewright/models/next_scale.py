@@ -37,6 +37,7 @@ from tunewright.models.drawer import INDEX, Drawer, pixels_of
 from tunewright.models.next_scale_blocks import NextScaleTransformer
 from tunewright.models.residual_quantizer import ResidualQuantizer
 
+PAPERS = ("var",)
 PART, QUANTIZER, AUTOENCODER = "next_scale", "quantizer", "vqvae"
 """The folders of the parts; a text encoder and its tokenizer have those of diffusers."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+PAPERS = ("var",)
 SHARPEST = math.log(100)
 """The largest logarithm of a head's scale."""
 _EPS = 1e-6

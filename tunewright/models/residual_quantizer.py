@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+PAPERS = ("var",)
 COMMITMENT = 0.25
 """How much the encoder is drawn to its codes (beta), beside the codes to it: the repository's."""
 
