@@ -172,7 +172,11 @@ def test_what_does_not_belong_to_such_a_model_is_refused_with_the_reason(place: 
     for changes, error, words in cases:
         with pytest.raises(error, match=words):
             run(recipe(place, UNCONDITIONAL, **changes), place / "no", quiet=True)
-    for method, words in (("dpo", "one loss a picture"), ("prompt-tuning", "does not serve the task")):
+    for method, words in (
+        ("dpo", "one loss a picture"),
+        ("prompt-tuning", "does not serve the task"),
+        ("reinit-top", "draws this model"),
+    ):
         with pytest.raises(TunewrightError, match=words):
             run(recipe(place, UNCONDITIONAL, method), place / "no", quiet=True)
     other = drawing.place(place / "diffusion", UNCONDITIONAL)
