@@ -64,5 +64,5 @@ def alike(a: Tensor, b: Tensor) -> Tensor:
         unit = nn.functional.normalize(states.double(), dim=-1)
         grams.append((unit @ unit.T)[upper[0], upper[1]])
     if any(float((gram - gram[0]).abs().max()) < 1e-12 for gram in grams):
-        return torch.tensor(float(torch.allclose(*grams)))
+        return torch.tensor(float(torch.allclose(grams[0], grams[1])))
     return torch.corrcoef(torch.stack(grams))[0, 1].float()
