@@ -245,7 +245,7 @@ def chosen(logits: Tensor, draws: Tensor, how: Sampling) -> Tensor:
         logits = logits.masked_fill(out.scatter(-1, order, out), -torch.inf)
     edges = logits.softmax(-1).cumsum(-1)
     at = torch.searchsorted(edges, draws[..., None] * edges[..., -1:], right=True)[..., 0]
-    return at.minimum((edges < edges[..., -1:]).sum(-1))  # rounding may lead past the last code that has a share
+    return at.minimum((edges < edges[..., -1:]).sum(-1))  # a draw rounded to 1 takes the last that has a share
 
 
 def _write(folder: Path, name: str, settings: dict[str, Any], part: nn.Module) -> None:
