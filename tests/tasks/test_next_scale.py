@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,14 @@ from tunewright.finished.export import export
 from tunewright.finished.finished import open_run
 from tunewright.loading.load import load
 from tunewright.loading.next_scale import fresh
+from tunewright.loading.pipelines import patterns
 from tunewright.measure.drift import kl_by_row, take_reference
 from tunewright.measure.target import evaluate, summary
 from tunewright.models.next_scale import Sampling
 from tunewright.models.residual_quantizer import ResidualQuantizer
+from tunewright.paired.measuring import measure
+from tunewright.paired.request import Request
+from tunewright.paired.shown import text
 from tunewright.planning.check import check_recipe
 from tunewright.planning.init import starter
 from tunewright.planning.plan import plan
@@ -301,6 +306,17 @@ def test_the_other_verbs_take_it_or_say_why_not(place: Path) -> None:
     assert len(refused) == 1 and "draws codes, map by map" in str(refused[0])
     planned = plan(recipe(place, UNCONDITIONAL), quiet=True)
     assert planned.stages[0].steps == 4
+    drawing.pipeline(place / "second", UNCONDITIONAL, seed=1, by=drawing.MAPS)
+    sides = (str(place / "base"),), (str(place / "second"),)
+    alone = measure(Request(*sides, data=(str(place / "test.jsonl"),)))
+    assert alone.drift is None and any("code pictures otherwise" in note for note in alone.notes)
+    for frozen in ("vqvae", "quantizer"):  # the same codes, so that their distributions can be compared
+        shutil.rmtree(place / "second" / frozen)
+        shutil.copytree(place / "base" / frozen, place / "second" / frozen)
+    seen = text(measure(Request(*sides, data=(str(place / "test.jsonl"),))))
+    assert "drift: KL from the first, nats/code" in seen and "loss, nats/code" in seen
+    weights = (FILE, "quantizer/diffusion_pytorch_model.safetensors", "vqvae/diffusion_pytorch_model.safetensors")
+    assert all(any(fnmatch(name, pattern) for pattern in patterns()) for name in (*weights, NET, MAPS, INDEX))
     with pytest.raises(MethodError, match="holds its own parts"), plain(place / "base", place / "other"):
         pass
 

@@ -22,6 +22,7 @@ Shapes: R rows, L codes of a picture over K scales, V codes, D width.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -246,6 +247,15 @@ def chosen(logits: Tensor, draws: Tensor, how: Sampling) -> Tensor:
     edges = logits.softmax(-1).cumsum(-1)
     at = torch.searchsorted(edges, draws[..., None] * edges[..., -1:], right=True)[..., 0]
     return at.minimum((edges < edges[..., -1:]).sum(-1))  # a draw rounded to 1 takes the last that has a share
+
+
+def coding_of(model: NextScale) -> str:
+    """What is equal exactly where two models make the same codes of pictures: a hash of autoencoder and quantiser."""
+    found = hashlib.sha256()
+    for part in model.around.exact:
+        for name, x in sorted(part.state_dict().items()):
+            found.update(name.encode() + x.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _write(folder: Path, name: str, settings: dict[str, Any], part: nn.Module) -> None:
