@@ -68,27 +68,10 @@ def blank_of_texts(folder: Path, data: Path, count: int = 500) -> Path:
     `count` steps.
     """
     from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel
 
     torch.manual_seed(0)
-    names = [*NAMES, *(f"{n}</w>" for n in NAMES), *"abcdefghijklmnopqrstuvwxyz"]
-    names += [f"{c}</w>" for c in "abcdefghijklmnopqrstuvwxyz"] + ["<|startoftext|>", "<|endoftext|>"]
-    with tempfile.TemporaryDirectory() as place:
-        vocabulary = {n: i for i, n in enumerate(dict.fromkeys(names))}
-        (Path(place) / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-        (Path(place) / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-        reads = CLIPTokenizer.from_pretrained(place, model_max_length=LONGEST)
-    ids = {"bos_token_id": reads.bos_token_id, "eos_token_id": reads.eos_token_id, "pad_token_id": reads.pad_token_id}
-    text = CLIPTextConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_attention_heads=2,
-        num_hidden_layers=2,
-        vocab_size=len(reads),
-        max_position_embeddings=LONGEST,
-        initializer_factor=5.0,
-        **ids,
-    )
+    reads, text = text_parts()
     net = UNet2DConditionModel(
         sample_size=SIDE // 2,
         block_out_channels=(32, 64),
@@ -109,6 +92,31 @@ def blank_of_texts(folder: Path, data: Path, count: int = 500) -> Path:
         requires_safety_checker=False,
     ).save_pretrained(folder)
     return folder
+
+
+def text_parts() -> tuple[Any, Any]:
+    """A tokenizer of the digits' names and letters, and the config of a text encoder."""
+    from transformers import CLIPTextConfig, CLIPTokenizer
+
+    names = [*NAMES, *(f"{n}</w>" for n in NAMES), *"abcdefghijklmnopqrstuvwxyz"]
+    names += [f"{c}</w>" for c in "abcdefghijklmnopqrstuvwxyz"] + ["<|startoftext|>", "<|endoftext|>"]
+    with tempfile.TemporaryDirectory() as place:
+        vocabulary = {n: i for i, n in enumerate(dict.fromkeys(names))}
+        (Path(place) / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+        (Path(place) / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+        reads = CLIPTokenizer.from_pretrained(place, model_max_length=LONGEST)
+    ids = {"bos_token_id": reads.bos_token_id, "eos_token_id": reads.eos_token_id, "pad_token_id": reads.pad_token_id}
+    text = CLIPTextConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        vocab_size=len(reads),
+        max_position_embeddings=LONGEST,
+        initializer_factor=5.0,
+        **ids,
+    )
+    return reads, text
 
 
 def autoencoder(cls: Any, data: Path, count: int = 500) -> Any:

@@ -99,6 +99,7 @@ def test_the_rows_measured_are_those_of_the_split(inputs: Path) -> None:
 def test_every_field_of_evaluation_and_keep_has_a_case() -> None:
     elsewhere = {"metric", "split", "num_beams", "along"}  # tests/tasks/test_text2text.py, tests/runs/test_along.py
     elsewhere |= {"num_inference_steps", "guidance_scale"}  # tests/tasks/test_image_generation_runs.py
+    elsewhere |= {"temperature", "top_k", "top_p"}  # tests/tasks/test_next_scale.py
     elsewhere |= {"environment"}  # tests/tasks/test_reinforcement_learning_episodes.py
     assert set(EVALUATED) | elsewhere == set(MeasureSpec.model_fields) and set(KEPT) == set(Keep.model_fields)
     stage = {"name", "start", "carry", "each", "rounds", "round", "data", "methods", "budget", "train"}

@@ -143,3 +143,8 @@ def test_resumes():
 def test_a_number_of_layers_leaves_no_similarities():
     state = Run({"telly": Telly(layers=1)}).state("telly")
     assert left_of("one", "telly", Telly.leaves, state, state.data).values["similarities"].numel() == 0
+
+
+def test_states_that_tell_no_two_rows_apart_are_alike_where_they_are_the_same():
+    same, told = torch.ones(4, 3), torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    assert alike(same, 2 * same).item() == 1.0 and alike(same, told).item() == 0.0 == alike(told, same).item()

@@ -41,6 +41,8 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     *("races", "ports", "time-limits", "locks", "jobs-at-their-end", "orders-at-one-time"),
     *("image-feature-extraction", "views-of-pictures"),
     *("denoiser", "denoising", "pipelines", "frechet-distance"),
+    *("residual-quantizer", "next-scale-transformer", "next-scale", "next-scale-rows", "next-scale-folders"),
+    "scale-losses",
     *("object-detection", "average-precision", "files-of-boxes"),
     *("eight-bit-blocks", "moments-by-blocks", "scaled-positions", "activations-on-the-host"),
     *("image-segmentation", "mask-folders", "series-windows", "series-validation", "series-errors"),

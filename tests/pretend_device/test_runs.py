@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from tests import seeing, small, tiny
+from tests import drawing, seeing, small, tiny
 from tests.tasks import hearing
 from tunewright.conformance import task_regions
 from tunewright.errors import Interrupted
@@ -30,6 +30,7 @@ from tunewright.planning.plan import plan
 from tunewright.recipe import Recipe
 from tunewright.runs import stages
 from tunewright.runs.run import resume, run
+from tunewright.tasks._parts import TO_IMAGE
 
 LORA = {"lora": {"rank": 2, "dropout": 0.2}}
 QUICK = {
@@ -207,6 +208,16 @@ def test_pictures_among_words(cuda, folder, make):
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     data = {"train": "rows.jsonl", "eval": "rows.jsonl", "max_length": 512}
     export(ran(folder, task="image-text-to-text", keep=["rows.jsonl"], data=data))
+
+
+@pytest.mark.parametrize("kind", ["noise", "maps"])
+def test_pictures_that_are_drawn(cuda, folder, kind):
+    """A diffusion pipeline and a next-scale model of texts, guided, on the device with all that stands around them."""
+    drawing.place(folder, TO_IMAGE, by=drawing.MAPS if kind == "maps" else drawing.WRITE)
+    how = {"top_k": 8} if kind == "maps" else {"num_inference_steps": 2}
+    measured = {"metric": "frechet_distance", "guidance_scale": 3.0, "strengths": [1.0], **how}
+    data = {"train": "train.jsonl", "eval": "test.jsonl"}
+    export(ran(folder, task=TO_IMAGE, keep=["test.jsonl"], data=data, measurement=measured))
 
 
 @pytest.mark.parametrize("task", OTHER)

@@ -41,6 +41,8 @@ these by the source's `columns`.
 
 """
 RUNS = Path(__file__).parents[2] / "docs" / "task-runs.json"
+NEXT_SCALE = "next-scale"
+"""What a run is called there of the second kind of model that draws pictures."""
 
 
 def tasks_page() -> str:
@@ -115,7 +117,10 @@ def _drift(task: Task) -> str:
     if task.is_a(FORECASTING):
         return "how far forecasts of kept series, else of the evaluated ones, moved, in standard deviations"
     if task.draws:
-        return "mean square of the changes of what is predicted of noised pictures, kept ones, else the evaluated"
+        return (
+            "mean square of the changes of what is predicted of noised pictures, or, of next-scale models, divergence "
+            "at the codes of pictures, of kept ones, else of the evaluated"
+        )
     if task.is_a(PLAYING):
         return (
             "divergence at the actions of kept episodes, else of the evaluated ones; of actions that are numbers how "
@@ -155,7 +160,7 @@ def _refusals(task: Task, methods: dict[str, type[Method]]) -> dict[str, str]:
         elif (not task.likelihoods or task.multi_label) and "objective" in method.slots() and method.tasks is None:
             gives = "a vector a text" if task.embeds else "one number a text" if task.scores else "a forecast"
             gives = "a vector a picture" if task.is_a(FEATURES) else gives
-            gives = "noise" if task.draws else gives
+            gives = "a picture" if task.draws else gives
             gives = "a box" if task.is_a(DETECTION) else gives
             out[name] = f"trains likelihoods, and {gives} has none"
         elif task.couples == "batch" and _reads_rows_alone(method):
@@ -218,11 +223,13 @@ def _table(tasks: list[Task], refused: dict[str, dict[str, str]]) -> str:
 
 
 def _run(task: Task) -> list[str]:
-    """The task's real run in words; none where none was made."""
+    """The task's real runs in words, that of another kind of model last; none where none was made."""
     runs = json.loads(RUNS.read_text(encoding="utf-8")) if RUNS.is_file() else {}
-    found = runs.get(task.called)
-    if found is None:
-        return []
+    return [_told(runs[name]) for name in (task.called, f"{task.name} ({NEXT_SCALE})") if name in runs]
+
+
+def _told(found: dict[str, Any]) -> str:
+    """A run's figures in words."""
     (before, *_), (after, low, high) = found["before"], found["after"]
     text = (
         f"{found['what']}: {found['metric']} {before:.3f} to {after:.3f} [{low:.3f}, {high:.3f}] on {found['n']:,} rows"
@@ -236,4 +243,4 @@ def _run(task: Task) -> list[str]:
     cost = f"; {found['steps']:,} steps, {found['tokens']:,} tokens, {found['seconds']:.0f} s of training, cores shared"
     best = sorted(found["parts"].items(), key=lambda part: -part[1])
     parts = f"; by type from {best[0][0]} ({best[0][1]:.2f}) to {best[-1][0]} ({best[-1][1]:.2f})" if best else ""
-    return [text + beside + parts + kept + drift + cost]
+    return text + beside + parts + kept + drift + cost

@@ -208,7 +208,8 @@ def _side(seed: int) -> Side:
     for i in range(60):
         confidence = rng.uniform(0.5, 1.0)
         score = float(rng.random() < confidence ** (1 + 3 * seed))
-        told = {"source": "tiny", "reference": "ab"[i % 2], "notes": {"blocks": 1 + (i + seed) % 2}}
+        notes = {"blocks": 1 + (i + seed) % 2, "scale 1": score + seed, "scale 2": score}
+        told = {"source": "tiny", "reference": "ab"[i % 2], "notes": notes}
         answers.append(RowResult(id=f"{i}", score=score, confidence=confidence, **told))
     weights = {n: p.detach() for n, p in model.named_parameters()}
     generator = torch.Generator().manual_seed(seed)

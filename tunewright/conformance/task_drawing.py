@@ -64,18 +64,23 @@ def tokenizer(folder: Path) -> Any:
     return CLIPTokenizer.from_pretrained(folder, model_max_length=LONGEST)
 
 
+def text_encoder(reads: Any) -> Any:
+    """A drawn CLIPTextModel for a tokenizer."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_attention_heads": 2}
+    ids = {"bos_token_id": reads.bos_token_id, "eos_token_id": reads.eos_token_id, "pad_token_id": reads.pad_token_id}
+    more: dict[str, Any] = {"num_hidden_layers": 1, "max_position_embeddings": LONGEST}
+    return CLIPTextModel(CLIPTextConfig(**text, **ids, **more, vocab_size=len(reads)))
+
+
 def write_text_to_image(folder: Path, scheduler: Any = None) -> None:
     """A StableDiffusionPipeline's folder: pictures [3, 8, 8] in latents [4, 8, 8]."""
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     with tempfile.TemporaryDirectory() as place:
         reads = tokenizer(Path(place))
-    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_attention_heads": 2}
-    ids = {"bos_token_id": reads.bos_token_id, "eos_token_id": reads.eos_token_id, "pad_token_id": reads.pad_token_id}
-    encoder = CLIPTextModel(
-        CLIPTextConfig(**text, **ids, vocab_size=len(reads), num_hidden_layers=1, max_position_embeddings=LONGEST)
-    )
+    encoder = text_encoder(reads)
     blocks = {
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -107,7 +112,8 @@ def read(folder: Path, name: str) -> Any:
     return build(located, config_of(located, get_task(name)), torch.float32)
 
 
-def _model(name: str, write: Any) -> Any:
+def model_of(name: str, write: Any) -> Any:
+    """A pipeline that `write` puts into a folder, as one model."""
     with tempfile.TemporaryDirectory() as place:
         write(Path(place))
         return read(Path(place), name)
@@ -126,7 +132,7 @@ def pictures(folder: Path) -> None:
 def unconditional_image_generation() -> TaskExample:
     """A UNet on grey pictures of 8 x 8."""
     return TaskExample(
-        model=lambda: _model(UNCONDITIONAL, write_unconditional),
+        model=lambda: model_of(UNCONDITIONAL, write_unconditional),
         reader=NoReader(),
         rows=[{"image": f"pictures/{i}.png"} for i in range(12)],
         bad={
@@ -142,7 +148,7 @@ def text_to_image() -> TaskExample:
     """A latent UNet that reads CLIP's states of texts of letters."""
     rows = [{"image": f"pictures/{i}.png", "text": f"{COLOURS[i % 2]}"} for i in range(12)]
     return TaskExample(
-        model=lambda: _model(TO_IMAGE, write_text_to_image),
+        model=lambda: model_of(TO_IMAGE, write_text_to_image),
         reader=NoReader(),
         rows=rows,
         bad={

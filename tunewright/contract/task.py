@@ -69,7 +69,7 @@ class Task:
     `scores`: the head gives one number a text and no likelihoods; rows with two answers are read as pairs, whatever
     methods ask for. `embeds`: texts become vectors, compared by their cosine: no head, no likelihoods
     (`Outputs.embeddings`). `couples`: "batch" where a row's loss reads the other rows of its optimizer step, however
-    the step is split. `draws`: the model draws pictures by taking noise out of them, and is loaded with diffusers
+    the step is split. `draws`: the model draws pictures, and is loaded with diffusers from a folder of several parts
     (`loading.pipelines`). `reads_files`: records name other files, whose content counts. `reads_audio`: the column
     `audio` is read (rows with one are refused otherwise). `unit`: what the loss is in.
 
@@ -201,6 +201,10 @@ class Task:
         metrics of the kind "ranked" read.
         """
         raise NotImplementedError
+
+    def unit_of(self, config: Any) -> str:
+        """What the loss of a model of a config is in: `unit`, where all models of a task have one."""
+        return self.unit
 
     def loads_by(self, config: Any) -> str:
         """The class of transformers that loads a model of a config: `auto_class`, where a task has one alone."""

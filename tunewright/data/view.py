@@ -13,7 +13,7 @@ from tunewright.contract.batch import Row
 from tunewright.data.truncate import SEVERAL_TEXTS
 from tunewright.tasks._boxes import BOXED
 from tunewright.tasks._masks import SEGMENTED
-from tunewright.tasks._parts import CLASSED, NOISED, PICTURE
+from tunewright.tasks._parts import CLASSED, CODED, NOISED, PICTURE
 
 Token = tuple[str, float]
 """A token's text and its weight in the loss (0: context only)."""
@@ -36,6 +36,9 @@ def token_view(row: Row, tokenizer: Any) -> list[Token]:
     if row.fields.get("kind") == NOISED:
         noise = ("[the noise put into its picture, at a step of the schedule that is drawn]", float(row.weights[0]))
         return [*[(_text(tokenizer, i), 0.0) for i in row.input_ids], noise]
+    if row.fields.get("kind") == CODED:
+        codes = ("[the codes of its picture, map by map, each map from the coarser ones]", float(row.weights[0]))
+        return [*[(_text(tokenizer, i), 0.0) for i in row.input_ids], codes]
     texts = [_text(tokenizer, i) for i in row.input_ids]
     if row.one_target:
         target = row.fields.get("target", "one target") if row.label is None else row.label

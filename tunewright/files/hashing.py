@@ -20,7 +20,7 @@ MAX_HEADER = 100 * 2**20  # the format's own limit
 _NOT_BESIDE = (".safetensors", ".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
 PIPELINE = "model_index.json"
 """The file that says of a folder that it is a pipeline of diffusers, each part in a folder of its own."""
-DENOISERS = ("unet",)
+DENOISERS = ("unet", "next_scale")
 """What pipelines call the part that is adapted: its weights are the folder's, and all else lies beside them."""
 _OURS = ("model.safetensors.index.json", "tunewright.json")  # how the weights are spread; where they came from
 

@@ -26,6 +26,7 @@ from tunewright.loading.save import inputs_of, save_pretrained, verify_folder
 from tunewright.loading.tables import TABLE_FILE, written
 from tunewright.models.arguments import said_in
 from tunewright.models.generated import settle
+from tunewright.models.next_scale import PART
 from tunewright.recipe import Recipe
 from tunewright.report import summary, words
 from tunewright.report.schema import Report
@@ -264,7 +265,7 @@ def public(recipe: Recipe) -> str:
 def _kind_of(folder: Path) -> str:
     """What was written, in words."""
     if is_pipeline(folder):
-        return "a diffusers pipeline"
+        return "a next-scale model" if (folder / PART).is_dir() else "a diffusers pipeline"
     parts = {"tokenizer_config.json": "tokenizer", "generation_config.json": "generation config"}
     there = [what for name, what in parts.items() if (folder / name).is_file()]
     return "a plain transformers folder" + "".join(f", {what}" for what in there)

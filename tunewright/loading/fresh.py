@@ -67,7 +67,9 @@ def write_reader(
         raise ModelError(what, where=WHERE, remedy="name a folder with weights and a preprocessor_config.json")
     if task.draws:
         what = f"the task {task.name} reads a pipeline of several parts, and one config says of one"
-        raise ModelError(what, where=WHERE, remedy="save a pipeline that is drawn with diffusers, and name its folder")
+        raise ModelError(
+            what, where=WHERE, remedy="save a pipeline that is drawn, and name its folder: docs/data-formats.md"
+        )
     values, notes = _values(spec, base), list[str]()
     config = _config(values)
     config.save_pretrained(folder)

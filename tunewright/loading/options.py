@@ -10,16 +10,17 @@ from tunewright.loading.load import Loaded, Reading
 from tunewright.loading.picture_reader import PictureReader
 from tunewright.loading.policies import policy_options
 from tunewright.models.denoiser import DenoiserConfig
+from tunewright.models.next_scale import NextScaleConfig
 from tunewright.recipe import DataSpec
-from tunewright.tasks import _denoising, _detectors, _forecasters, _policies
+from tunewright.tasks import _detectors, _drawing, _forecasters, _policies
 
 
 def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Reading) -> EncodeOptions:
     """How rows of a `data` section are encoded for a model, whether its weights are loaded or not."""
     image = audio = series = trajectories = None
     kind = getattr(_config_of(model), "model_type", None)
-    if isinstance(_config_of(model), DenoiserConfig):
-        image = _denoising.options_for(_config_of(model))
+    if isinstance(_config_of(model), DenoiserConfig | NextScaleConfig):
+        image = _drawing.options_for(_config_of(model))
     elif data.series is not None:
         series = {**data.series.model_dump(), **_forecasters.sizes(_config_of(model))}
     elif data.trajectories is not None or kind == _policies.TYPE:

@@ -1,40 +1,43 @@
-"""Diffusion pipelines in diffusers' own folders: `model_index.json` beside a folder for each part.
+"""Models that draw pictures, in folders of several parts: diffusers' own of diffusion, and those of next-scale
+prediction.
 
-Read are the pipelines of `PIPELINES`, each part of the class that is named there and of no other: a file of a model
-never chooses code. Weights are safetensors. A pipeline's denoiser is what is adapted (`models.denoiser`); its text
-encoder and VAE are frozen. Schedulers differ in how they sample, and share the table by which noise is put in
-(`SCHEDULERS`); flow matching has another, and is refused.
+Read are the pipelines of `PIPELINES`, each part of the class that is named there and of no other
+(`loading.pipeline_parts`). A diffusion pipeline's denoiser is what is adapted (`models.denoiser`); its text encoder and
+VAE are frozen. What models of next-scale prediction are, `loading.next_scale` says. Schedulers differ in how they
+sample, and share the table by which noise is put in (`SCHEDULERS`); flow matching has another, and is refused.
 
 What is not read, and named so: conditions beside a text (a class, a size, a second encoder: SDXL), safety checkers.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tunewright.errors import MissingExtraError, ModelError
-from tunewright.files.regular import regular
-from tunewright.loading.guard import check_finite, check_ids, said
+from tunewright.errors import ModelError
+from tunewright.loading import next_scale
+from tunewright.loading.guard import check_finite, said
 from tunewright.loading.locate import Located
+from tunewright.loading.pipeline_parts import (
+    AGAIN,
+    Kind,
+    get_diffusers,
+    longest_text,
+    made,
+    part_config,
+    put_texts,
+    read_json,
+)
 from tunewright.loading.quiet import quiet
-from tunewright.models.denoiser import INDEX, PREDICTS, SCHEDULER, Around, Denoiser, DenoiserConfig
+from tunewright.models.denoiser import PREDICTS, SCHEDULER, Around, Denoiser, DenoiserConfig
+from tunewright.models.drawer import INDEX, Drawer
+from tunewright.models.next_scale import NextScaleConfig
 from tunewright.tasks._parts import TO_IMAGE, UNCONDITIONAL
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A pipeline that is read: the task that it does, and the class of each of its parts."""
-
-    task: str
-    parts: dict[str, str]
 
 
 _PIXELS = Kind(UNCONDITIONAL, {"unet": "UNet2DModel"})
@@ -51,6 +54,7 @@ PIPELINES: dict[str, Kind] = {
     "DDPMPipeline": _PIXELS,
     "DDIMPipeline": _PIXELS,
     "StableDiffusionPipeline": _LATENT_TEXTS,
+    **next_scale.PIPELINES,
 }
 """Pipelines by the name of their class."""
 SCHEDULERS = (
@@ -64,9 +68,8 @@ CONDITIONS = (
     "class_embeddings_concat",
 )
 """Settings of a UNet that reads more than a picture, a step and a text."""
-LIBRARIES = ("diffusers", "transformers")
+LIBRARIES = ("diffusers", "transformers", next_scale.LIBRARY)
 """Where the parts' classes come from."""
-AGAIN = "download the pipeline again"
 
 
 def is_pipeline(folder: Path) -> bool:
@@ -76,7 +79,7 @@ def is_pipeline(folder: Path) -> bool:
 
 def task_of(folder: Path) -> str | None:
     """The task of a folder's pipeline; None of any other folder, and of a pipeline that is not read."""
-    kind = PIPELINES.get(str(_json(folder / INDEX).get("_class_name"))) if is_pipeline(folder) else None
+    kind = PIPELINES.get(str(read_json(folder / INDEX).get("_class_name"))) if is_pipeline(folder) else None
     return None if kind is None else kind.task
 
 
@@ -87,7 +90,7 @@ def patterns() -> list[str]:
     return [INDEX, "README.md", *(f"{part}/{pattern}" for part in parts for pattern in weights)]
 
 
-def config_of(located: Located, task: Task) -> DenoiserConfig:
+def config_of(located: Located, task: Task) -> DenoiserConfig | NextScaleConfig:
     """What the pipeline's files say of it. ModelError for what is not read, or does not do the task."""
     folder = located.folder
     if not is_pipeline(folder):
@@ -96,7 +99,7 @@ def config_of(located: Located, task: Task) -> DenoiserConfig:
             where=str(folder),
             remedy=f"take a folder or hub id of a {' or '.join(n for n, k in PIPELINES.items() if task.is_a(k.task))}",
         )
-    index = _json(folder / INDEX)
+    index = read_json(folder / INDEX)
     name = str(index.get("_class_name"))
     kind = PIPELINES.get(name)
     if kind is None:
@@ -115,7 +118,10 @@ def config_of(located: Located, task: Task) -> DenoiserConfig:
                 f"its {part} is {'not there' if found is None else f'a {found} of {library}'}, and a {wanted} is read"
             )
             raise ModelError(what, where=str(folder / INDEX), remedy=f"take a {name} with a {wanted}")
-    net = _part(folder, "unet", kind)
+    if "unet" not in kind.parts:
+        _say_left(located, index, kind)
+        return next_scale.config_of(folder, name, kind)
+    net = part_config(folder, "unet", kind)
     schedule = _schedule(folder)
     if more := [key for key in CONDITIONS if net.get(key)]:
         raise ModelError(
@@ -133,148 +139,68 @@ def config_of(located: Located, task: Task) -> DenoiserConfig:
         )
     scale, seen = 1, channels
     if "vae" in kind.parts:
-        vae = _part(folder, "vae", kind)
+        vae = part_config(folder, "vae", kind)
         scale, seen = 2 ** (len(vae.get("block_out_channels", ())) - 1), int(vae.get("in_channels", 3))
-    left = [n for n, v in index.items() if isinstance(v, list) and v[1:] != [None] and n not in _read(kind)]
-    if left:
-        located.notes.append(f"parts of the pipeline that are not read, and not exported: {', '.join(left)}")
+    _say_left(located, index, kind)
     config = DenoiserConfig()
     config.denoiser, config.pipeline, config.predicts = "unet", name, str(schedule.get("prediction_type", "epsilon"))
     config.shape, config.num_channels = (channels, *size), seen
     config.image_size, config.steps = tuple(s * scale for s in size), int(schedule.get("num_train_timesteps", 1000))
     if "text_encoder" in kind.parts:
-        told = _json(folder / "tokenizer" / "tokenizer_config.json").get("model_max_length", 77)
-        config.longest = int(min(told, _part(folder, "text_encoder", kind).get("max_position_embeddings", 77)))
+        config.longest = longest_text(folder, kind)
     return config
 
 
-def tokenizer_of(located: Located, config: DenoiserConfig) -> Any:
-    """The pipeline's tokenizer; None of one without texts. ModelError where it cannot be read."""
-    folder = located.folder / "tokenizer"
-    if not config.reads_text:
-        return None
-    from transformers import CLIPTokenizer
-
-    try:
-        with quiet():
-            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as e:
-        raise ModelError(f"the tokenizer cannot be read: {said(e)}", where=str(folder), remedy=AGAIN) from e
-    check_ids(tokenizer, folder)
-    tokenizer.model_max_length = config.longest
-    return tokenizer
+def _say_left(located: Located, index: dict[str, Any], kind: Kind) -> None:
+    """Note which parts of a pipeline are not read."""
+    left = [n for n, v in index.items() if isinstance(v, list) and v[1:] != [None] and n not in _read(kind)]
+    if left:
+        located.notes.append(f"parts of the pipeline that are not read, and not exported: {', '.join(left)}")
 
 
-def build(
-    located: Located, config: DenoiserConfig, dtype: torch.dtype, *, weights: bool = True, streams: bool = False
-) -> Denoiser:
+def build(located: Located, config: Any, dtype: torch.dtype, *, weights: bool = True, streams: bool = False) -> Drawer:
     """The pipeline as one model; without `weights` its shapes alone. MissingExtraError without diffusers."""
-    diffusers, folder = _diffusers(), located.folder
+    diffusers, folder = get_diffusers(), located.folder
     if streams:
         raise ModelError(
             "the blocks of a pipeline's denoiser are not read from disk one at a time",
             where="train.offload_param",
             remedy="take offload_param out",
         )
-    index, schedule = _json(folder / INDEX), _schedule(folder)
+    if isinstance(config, NextScaleConfig):
+        return next_scale.build(located, config, dtype, weights=weights)
+    index, schedule = read_json(folder / INDEX), _schedule(folder)
     kind = PIPELINES[config.pipeline]
     with quiet():
         table = diffusers.DDPMScheduler.from_config(schedule).alphas_cumprod.float()
     around = Around(index, schedule, table)
     if weights and "text_encoder" in kind.parts:
-        import transformers
-
-        around.tokenizer = tokenizer_of(located, config)
-        around.text_encoder = _made(transformers.CLIPTextModel, folder, "text_encoder", dtype)
-        around.vae = _made(diffusers.AutoencoderKL, folder, "vae", dtype)
-        for part, frozen in (("text_encoder", around.text_encoder), ("vae", around.vae)):
-            check_finite(frozen, folder / part)
-        around.empty = _empty(around.tokenizer, config.longest)
-        most = around.text_encoder.config.vocab_size
-        if len(around.tokenizer) > most:
-            raise ModelError(
-                f"the tokenizer has {len(around.tokenizer)} tokens, but the text encoder embeds {most}",
-                where=str(folder / "tokenizer"),
-                remedy="use the tokenizer that belongs to the pipeline",
-            )
+        put_texts(around, located, config, dtype)
+        around.vae = made(diffusers.AutoencoderKL, folder, "vae", dtype)
+        check_finite(around.vae, folder / "vae")
     cls = getattr(diffusers, kind.parts[config.denoiser])
     if weights:
-        return Denoiser(config, _made(cls, folder, config.denoiser, dtype), around)
+        return Denoiser(config, made(cls, folder, config.denoiser, dtype), around)
     try:
         with quiet(), torch.device("meta"):
-            return Denoiser(config, cls.from_config(_part(folder, config.denoiser, kind)).to(dtype), around)
+            return Denoiser(config, cls.from_config(part_config(folder, config.denoiser, kind)).to(dtype), around)
     except Exception as e:
         raise ModelError(f"the model cannot be made: {said(e)}", where=str(folder), remedy=AGAIN) from e
 
 
-def again(folder: Path, model: Denoiser) -> Denoiser:
+def again(folder: Path, model: Drawer) -> Drawer:
     """The pipeline of a folder, in the type of a model that was written there."""
     return build(Located(folder, "", None), model.config, model.dtype)
-
-
-def _empty(tokenizer: Any, longest: int) -> list[int]:
-    """The ids of the empty text, padded."""
-    ids = list(tokenizer("", verbose=False)["input_ids"])
-    return [*ids, *[tokenizer.pad_token_id] * (longest - len(ids))]
 
 
 def _read(kind: Kind) -> set[str]:
     return {"scheduler", *kind.parts}
 
 
-def _made(cls: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
-    """A part with its weights. ModelError where they do not fit its config, or are pickled."""
-    what: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-    kind = {"dtype": dtype} if cls.__module__.startswith("transformers") else {"torch_dtype": dtype}
-    if not list((folder / part).glob("*.safetensors")):
-        raise ModelError(
-            f"the {part} has no weights in safetensors",
-            where=str(folder / part),
-            remedy="use a revision with *.safetensors: opening a pickle can run any code",
-        )
-    try:
-        with quiet():
-            model, info = cls.from_pretrained(folder / part, **what, **kind)
-    except Exception as e:
-        raise ModelError(f"the {part} cannot be made: {said(e)}", where=str(folder / part), remedy=AGAIN) from e
-    lost = [str(k) for k in (*info["missing_keys"], *info["mismatched_keys"]) if "position_ids" not in str(k)]
-    if lost:
-        raise ModelError(
-            f"the {part} lacks weights that its config asks for: {len(lost)} tensors such as {lost[0]}",
-            where=str(folder / part),
-            remedy=AGAIN,
-        )
-    return model
-
-
-def _diffusers() -> Any:
-    try:
-        with quiet():
-            import diffusers
-
-            diffusers.utils.logging.set_verbosity_error()
-    except ImportError:
-        what = "pipelines of pictures are read with diffusers, which is not installed"
-        raise MissingExtraError(what, where="model", remedy="pip install 'tunewright[diffusion]'") from None
-    return diffusers
-
-
-def _part(folder: Path, name: str, kind: Kind) -> dict[str, Any]:
-    """A part's config. ModelError where it is of another class than the index says."""
-    file = folder / name / "config.json"
-    config = _json(file)
-    written = config.get("_class_name") or (config.get("architectures") or [kind.parts[name]])[0]
-    if written != kind.parts[name]:
-        raise ModelError(
-            f"it is the config of a {written}, and a {kind.parts[name]} is read here", where=str(file), remedy=AGAIN
-        )
-    return config
-
-
 def _schedule(folder: Path) -> dict[str, Any]:
     """The scheduler's config, of one whose noise is known. ModelError for others."""
     file = folder / SCHEDULER
-    schedule = _json(file)
+    schedule = read_json(file)
     name, predicts = schedule.get("_class_name"), schedule.get("prediction_type", "epsilon")
     if name not in SCHEDULERS:
         raise ModelError(
@@ -303,15 +229,3 @@ def _sides(size: Any, folder: Path) -> tuple[int, int]:
             remedy="write the side in pixels (of a latent: in its own)",
         )
     return int(sides[0]), int(sides[1])
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(regular(file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError("a file of the pipeline is missing", where=str(file), remedy=AGAIN) from None
-    except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"not readable as JSON: {said(e)}", where=str(file), remedy=AGAIN) from e
-    if not isinstance(value, dict):
-        raise ModelError("not a JSON object", where=str(file), remedy=AGAIN)
-    return value

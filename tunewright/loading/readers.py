@@ -11,7 +11,7 @@ from tunewright.loading.guard import (
 )
 from tunewright.loading.locate import Located
 from tunewright.loading.picture_reader import picture_reader
-from tunewright.loading.pipelines import tokenizer_of
+from tunewright.loading.pipeline_parts import tokenizer_of
 from tunewright.loading.quiet import quiet
 from tunewright.loading.sentence_modules import longest as sentence_length
 from tunewright.loading.sentence_modules import pools_texts

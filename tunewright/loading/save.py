@@ -19,7 +19,7 @@ from tunewright.loading.sentence_modules import write_modules
 from tunewright.models.agreement import differing
 from tunewright.models.aligned import align
 from tunewright.models.arguments import among_choices, has_two_towers, reads_two_texts, said_in, text_beside
-from tunewright.models.denoiser import Denoiser
+from tunewright.models.drawer import Drawer
 from tunewright.models.modes import set_training
 
 
@@ -58,11 +58,11 @@ def save_pretrained(
             with quiet():
                 model.save_pretrained(aside, max_shard_size=shard_size)
                 for reader in (tokenizer, processor):
-                    if reader is not None and not isinstance(model, Denoiser):  # it has a folder of its own there
+                    if reader is not None and not isinstance(model, Drawer):  # it has a folder of its own there
                         reader.save_pretrained(aside)
         except (ValueError, RuntimeError, TypeError) as e:
             raise ModelError(f"transformers cannot save this model: {e}", where=str(folder)) from e
-        if not isinstance(model, Denoiser):
+        if not isinstance(model, Drawer):
             portable_tokenizer(aside)
             portable_config(aside, base)
         if tokenizer is not None:
@@ -79,7 +79,7 @@ def model_card(card: Mapping[str, Any], model: Any) -> str:
 
     name = card.get("name") or "A model adapted with Tunewright"
     header: dict[str, Any] = {
-        "library_name": "diffusers" if isinstance(model, Denoiser) else "transformers",
+        "library_name": model.library if isinstance(model, Drawer) else "transformers",
         "tags": ["tunewright", *(t for t in card.get("tags", ()) if t != "tunewright")],
     }
     for key, value in (
@@ -133,7 +133,7 @@ def verify_folder(
     from transformers import AutoConfig
 
     with quiet():
-        if isinstance(model, Denoiser):
+        if isinstance(model, Drawer):
             again: Any = read_pipeline(Path(folder), model)
         else:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)

@@ -27,7 +27,8 @@ from tunewright.contract.batch import Row
 from tunewright.errors import FolderError
 from tunewright.files.cache import cache_folder, written_aside
 from tunewright.files.tensors import save_tensors
-from tunewright.loading import load, pipelines
+from tunewright.loading import load, pipeline_parts, pipelines
+from tunewright.loading import next_scale as next_scale_folder
 from tunewright.machine import installed
 from tunewright.measure import (
     _kv,
@@ -61,15 +62,27 @@ from tunewright.measure import (
     text,
     trees,
 )
-from tunewright.models import attention, denoiser, head, pooling, varlen
+from tunewright.models import (
+    attention,
+    denoiser,
+    drawer,
+    head,
+    next_scale,
+    next_scale_blocks,
+    pooling,
+    residual_quantizer,
+    varlen,
+)
 from tunewright.models.aligned import aligned
 from tunewright.pieces import contrast, heads, means, similarity, views
 from tunewright.tasks import (
     _causal,
     _denoising,
+    _drawing,
     _embedded,
     _forecasters,
     _forecasts,
+    _next_scale,
     _passages,
     _placed,
     _policies,
@@ -118,7 +131,9 @@ MODULES: tuple[ModuleType, ...] = (
     *(text2text_generation, token_classification, ranked, pooling, similarity, sentence_similarity, text_ranking),
     *(zero_shot_image_classification, image_text_to_text, _placed, _shown),
     *(contrast, views, _embedded, _views, image_feature_extraction),
-    *(denoiser, pipelines, frechet, _denoising, _random_features, text_to_image, unconditional_image_generation),
+    *(denoiser, drawer, pipelines, pipeline_parts, frechet, _denoising, _drawing, _random_features),
+    *(next_scale, next_scale_blocks, next_scale_folder, residual_quantizer, _next_scale),
+    *(text_to_image, unconditional_image_generation),
     *(forecasts, _forecasters, _forecasts, _series, time_series_forecasting),
     *(actions, environments, episodes, _policies, _trajectories, reinforcement_learning),
 )

@@ -326,7 +326,7 @@ def take_features(
 def foretold_by(task: Task, config: Any) -> str:
     """What the change of a model's values is called, where it gives values and no distributions; "" elsewhere."""
     if task.draws:
-        return DENOISED
+        return DENOISED if task.compared(config) is task else ""
     if not gives_values(task, config):
         return ""
     return ACTED if task.is_a(PLAYING) else MOVED

@@ -1,9 +1,9 @@
 """A diffusion pipeline of diffusers as one model that is adapted: its denoiser trains, and what stands around it does
 not.
 
-The denoiser (`unet`, `transformer`) is the model's one child, under the name that the pipeline gives it, so that its
-parameters are called as in LoRA files of diffusers (`unet.mid_block...`). Text encoder and VAE are held beside it: they
-move with it, and are no parameters of its own. Noise is put in by the scheduler's own table (Ho et al. 2020,
+The denoiser (`unet`) is the model's one child, under the name that the pipeline gives it, so that its parameters are
+called as in LoRA files of diffusers (`unet.mid_block...`). Text encoder and VAE are held beside it (`models.drawer`).
+Noise is put in by the scheduler's own table (Ho et al. 2020,
 arXiv:2006.11239, equation 4):
 
     x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e,   a_t the product of 1 - beta to step t
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +26,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
+
+from tunewright.models.drawer import INDEX, Drawer, pixels_of
 
 PREDICTS = ("epsilon", "sample", "v_prediction")
 """What a scheduler may say that is predicted (`prediction_type`)."""
-INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 class DenoiserConfig(PretrainedConfig):
@@ -73,6 +75,10 @@ class Around:
     def frozen(self) -> list[nn.Module]:
         return [m for m in (self.text_encoder, self.vae) if m is not None]
 
+    @property
+    def exact(self) -> list[nn.Module]:
+        return []
+
 
 @dataclass
 class Denoised:
@@ -85,37 +91,24 @@ class Denoised:
     features: Tensor
     hidden: tuple[Tensor, ...] | None = None
 
+    def losses(self, logits: Tensor) -> Tensor:
+        """[R] the mean over a row's noised copies and their elements of the squared errors of predictions."""
+        return (logits.float() - self.target).square().mean(1)
 
-class Denoiser(PreTrainedModel):
+
+class Denoiser(Drawer):
     """The model that is adapted. Made by `loading.pipelines`."""
 
     config_class = DenoiserConfig
-    main_input_name = "pixel_values"
-    config: Any
     around: Around
 
     def __init__(self, config: DenoiserConfig, net: nn.Module, around: Around):
-        super().__init__(config)
-        self.add_module(config.denoiser, net)
-        object.__setattr__(self, "around", around)  # its modules are no children: nothing trains or counts them
-        for part in around.frozen:
-            part.eval().requires_grad_(False)
+        super().__init__(config, config.denoiser, net, around)
 
     @property
     def net(self) -> Any:
         """The denoiser itself."""
         return getattr(self, self.config.denoiser)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
-        for part in self.around.frozen:
-            part._apply(fn, *args, **kwargs)
-        return super()._apply(fn, *args, **kwargs)
-
-    def get_input_embeddings(self) -> Any:
-        return None
-
-    def get_output_embeddings(self) -> Any:
-        return None
 
     def forward(
         self,
@@ -176,7 +169,7 @@ class Denoiser(PreTrainedModel):
         if vae is not None:
             latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
             latents = vae.decode(latents.to(vae.dtype)).sample
-        return (latents.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        return pixels_of(latents)
 
     @torch.no_grad()
     def read_texts(self, ids: Tensor | None, rows: int) -> Tensor | None:
@@ -184,9 +177,7 @@ class Denoiser(PreTrainedModel):
         encoder = self.around.text_encoder
         if encoder is None:
             return None
-        if ids is None:
-            ids = torch.tensor([self.around.empty], device=self.device).expand(rows, -1)
-        states: Tensor = encoder(input_ids=ids).last_hidden_state
+        states: Tensor = encoder(input_ids=self.ids_or_empty(ids, rows)).last_hidden_state
         return states
 
     @torch.no_grad()

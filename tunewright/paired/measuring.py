@@ -147,6 +147,11 @@ class _Reader:
         if there.reference is not None and there.vocabulary != found.vocabulary:
             self.notes.append("drift was not measured: the two sides have other vocabularies")
             return found, None
+        if there.reference is not None and there.coding != found.coding:
+            self.notes.append(
+                "drift was not measured, and losses are of other codes: the sides code pictures otherwise"
+            )
+            return found, None
         drift = apart(there, side, found)
         if drift is None:
             self.notes.append("drift was not measured: what the first side's head reads tells no two rows apart")

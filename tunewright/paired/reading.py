@@ -29,6 +29,7 @@ from tunewright.measure.pack import Pack
 from tunewright.measure.rows import RowResult
 from tunewright.measure.sample import conditioning_ids, sample_sequences
 from tunewright.measure.target import answers_and_choices, evaluate, get_metric, longest_answer
+from tunewright.models.next_scale import NextScale, coding_of
 from tunewright.paired.sides import Opened
 from tunewright.recipe import Source
 from tunewright.runs.sources import kept_options
@@ -62,6 +63,7 @@ class Read:
     kept: dict[str, list[DocumentLoss]] = field(default_factory=dict)
     packs: dict[str, list[RowResult]] = field(default_factory=dict)
     vocabulary: int = 0
+    coding: str = ""
     unit: str = "nats per token"
     asked: list[Row] = field(default_factory=list)
 
@@ -72,7 +74,8 @@ class Read:
 
 def read(side: Opened, wanted: Wanted) -> Read:
     """Everything that one side gives on the rows. DataError for rows that cannot be used."""
-    out = Read(side.asked.name, vocabulary=vocabulary(side), unit=side.task.unit)
+    out = Read(side.asked.name, vocabulary=vocabulary(side), unit=side.task.unit_of(side.model.config))
+    out.coding = coding_of(side.adapted.model) if isinstance(side.adapted.model, NextScale) else ""
     model, task = side.model, side.task
     if wanted.data:
         out.asked = _rows(side, wanted)
@@ -136,6 +139,7 @@ class Origin:
     on: str
     rows: list[Row]
     vocabulary: int = 0
+    coding: str = ""
     reference: Reference | None = None
     features: Features | None = None
 
@@ -155,7 +159,11 @@ def origin(side: Opened, wanted: Wanted, seen: Read) -> Origin | None:
     if task.pools or task.embeds or task.per_token or foretold_by(task, model.config):
         return Origin(on, rows, features=take_features(model, task, rows))
     return Origin(
-        on, rows, seen.vocabulary, take_reference(model, task.compared(model.config), rows, packed=side.packed)
+        on,
+        rows,
+        seen.vocabulary,
+        seen.coding,
+        take_reference(model, task.compared(model.config), rows, packed=side.packed),
     )
 
 

@@ -33,7 +33,8 @@ def table(pair: Pair) -> Numbers | None:
     if pair.calibration is not None:
         rows.append(_row(pair.calibration, words.metric_name(pair.calibration.metric), ""))
     if pair.drift is not None:
-        unit = ", nats/token" if pair.drift.measure == "kl" else ""
+        per = words.drift_unit("kl", pair.task).replace(" per ", "/")
+        unit = f", {per}" if pair.drift.measure == "kl" else ""
         name = words.drift_name(pair.drift.measure, "the first") if unit else pair.drift.measure
         rows.append((Text(f"drift: {name}{unit}"), (Cell("0"), _cell(pair.drift.value, "nats"), Cell())))
     return Numbers(("measured", "first", "second", "change"), tuple(rows)) if rows else None

@@ -394,8 +394,8 @@ class MeasureSpec(Spec):
     num_inference_steps: Whole = Field(
         int(DRAWN["num_inference_steps"]),
         gt=0,
-        description="DDIM steps of each picture that is drawn to be measured (unconditional-image-generation, "
-        "text-to-image)",
+        description="DDIM steps of each picture that a diffusion pipeline draws to be measured "
+        "(unconditional-image-generation, text-to-image)",
         examples=[50],
     )
     guidance_scale: Real = Field(
@@ -403,6 +403,22 @@ class MeasureSpec(Spec):
         ge=0,
         description="how far a picture is drawn away from that of the empty text (text-to-image); 1: not at all",
         examples=[7.5],
+    )
+    temperature: Real = Field(
+        DRAWN["temperature"],
+        gt=0,
+        description="what logits of codes are divided by before a next-scale model draws pictures of them",
+        examples=[0.8],
+    )
+    top_k: Whole = Field(
+        int(DRAWN["top_k"]), ge=0, description="of its likeliest codes so many are drawn from; 0: all", examples=[900]
+    )
+    top_p: Real = Field(
+        DRAWN["top_p"],
+        gt=0,
+        le=1,
+        description="of these the fewest that hold so much of the probability are drawn from; 1: all",
+        examples=[0.96],
     )
     max_new_tokens: Whole = Field(
         32,

@@ -183,6 +183,7 @@ def drift_name(measure: str, start: str = "base") -> str:
 def drift_unit(measure: str, task: str | None) -> str:
     """The drift's unit; empty for a ratio."""
     places = {"image-segmentation": "pixel", "object-detection": "proposal", "reinforcement-learning": "action"}
+    places |= dict.fromkeys((UNCONDITIONAL, TO_IMAGE), "code")
     scored = places.get(task or "", "token")
     return {
         "kl": f"nats per {scored}",

@@ -57,7 +57,14 @@ from tunewright.runs.sources import (
     task_for,
     told_by_rows,
 )
-from tunewright.runs.stage_methods import RECIPE_CHECKS, check_along, check_likelihoods, check_views, methods_of
+from tunewright.runs.stage_methods import (
+    RECIPE_CHECKS,
+    check_along,
+    check_drawing,
+    check_likelihoods,
+    check_views,
+    methods_of,
+)
 from tunewright.runs.trackers import lacking
 from tunewright.runs.vocabulary import add_to_tokenizer, add_tokens, new_rows
 
@@ -127,6 +134,7 @@ def assemble(
     recipe, told = with_facts(recipe, loaded.model.config)
     playing.check(recipe, loaded.model.config)
     check_likelihoods(recipe, methods, task, loaded.model.config)
+    check_drawing(recipe, task, loaded.model.config)
     adapted = _adapted(recipe, loaded, methods)
     adapted.lent.update(adapted.base_parameters() if base is not None else ())
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))

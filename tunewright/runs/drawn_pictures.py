@@ -15,7 +15,7 @@ from PIL import Image
 
 from tunewright.contract.batch import Row
 from tunewright.measure._mode import measuring
-from tunewright.tasks._parts import NOISED
+from tunewright.tasks._parts import CODED, NOISED
 
 if TYPE_CHECKING:
     from tunewright.runs.meter import Meter
@@ -30,7 +30,7 @@ _GAP = 4
 
 def are_drawn(rows: Sequence[Row]) -> bool:
     """Whether the rows are of a task that draws pictures."""
-    return any(r.fields.get("kind") == NOISED for r in rows[:1])
+    return any(r.fields.get("kind") in (NOISED, CODED) for r in rows[:1])
 
 
 def drawn(meter: Meter) -> dict[str, NDArray[np.uint8]]:

@@ -12,7 +12,7 @@ from tunewright.recipe import Recipe
 from tunewright.recipe.tasks import SequenceSpec, SequenceTask
 from tunewright.runs.parted import spread
 from tunewright.runs.selecting import subset
-from tunewright.tasks._parts import DRAWN, NOISED
+from tunewright.tasks._parts import CODED, DRAWN, NOISED
 
 
 def judged(rows: Dataset | None, recipe: Recipe, labels: Sequence[str]) -> list[Row]:
@@ -36,7 +36,9 @@ def as_drawn(rows: list[Row], recipe: Recipe) -> list[Row]:
     how = {name: getattr(recipe.measurement, name) for name in DRAWN}
     if how == DRAWN:
         return rows
-    return [r.replace(fields={**r.fields, "drawing": how}) if r.fields.get("kind") == NOISED else r for r in rows]
+    return [
+        r.replace(fields={**r.fields, "drawing": how}) if r.fields.get("kind") in (NOISED, CODED) else r for r in rows
+    ]
 
 
 def known_task(rows: Sequence[Row], sequence: SequenceSpec | None, labels: Sequence[str]) -> list[Row]:

@@ -23,7 +23,16 @@ from tunewright.runs.offloaded import check_offloaded, check_on_the_host
 from tunewright.runs.selecting import check_selector
 from tunewright.runs.sources import task_for
 from tunewright.tasks._forecasters import gives_quantiles
-from tunewright.tasks._parts import DETECTION, DRAWN, FEATURES, FORECASTING, TO_IMAGE, UNCONDITIONAL
+from tunewright.tasks._parts import (
+    DETECTION,
+    DRAWN,
+    FEATURES,
+    FORECASTING,
+    OF_CODES,
+    OF_NOISE,
+    TO_IMAGE,
+    UNCONDITIONAL,
+)
 from tunewright.tasks._policies import gives_values
 from tunewright.training import carry
 from tunewright.training.optim import BUILTIN
@@ -114,7 +123,7 @@ def _check_objectives(named: list[tuple[str, Method]], stage: str, task: Task) -
     gives = "one number a text" if task.scores else "a vector a text"
     gives = "a vector a picture" if task.is_a(FEATURES) else gives
     gives = "values and no classes" if task.is_a(FORECASTING) else gives
-    gives = "what is predicted of noise" if task.draws else gives
+    gives = "one loss a picture" if task.draws else gives
     gives = "boxes that are matched with what is there" if task.is_a(DETECTION) else gives
     gives = "a likelihood of each label by itself" if task.multi_label else gives
     for name, method in named if not task.likelihoods or task.multi_label else ():
@@ -153,6 +162,18 @@ def check_likelihoods(recipe: Recipe, methods: Sequence[Sequence[tuple[str, Meth
             where="measurement.metric",
             remedy="write metric: auto or metric: loss",
         )
+
+
+def check_drawing(recipe: Recipe, task: Task, config: Any) -> None:
+    """RecipeError for a way of drawing that the model's kind does not have."""
+    if not task.draws:
+        return
+    codes = task.compared(config) is not task
+    what = "draws codes, map by map" if codes else "takes noise out of a picture, and draws no codes"
+    remedy = f"leave it out; it has {', '.join(OF_CODES if codes else OF_NOISE)}"
+    for name in OF_NOISE if codes else OF_CODES:
+        if getattr(recipe.measurement, name) != DRAWN[name]:
+            raise RecipeError(f"a {config.model_type} model {what}", where=f"measurement.{name}", remedy=remedy)
 
 
 def _check_alone(recipe: Recipe, stage: StageSpec, named: list[tuple[str, Method]]) -> None:

@@ -167,7 +167,7 @@ def unit_beside(meter: Meter, metric: str) -> str:
 
 def kept_unit(meter: Meter) -> str:
     """The unit of a loss, as the task says it."""
-    return meter.session.task.unit
+    return meter.session.task.unit_of(meter.model.config)
 
 
 def by_task(rows: list[RowResult], metric: str) -> dict[str, Interval]:

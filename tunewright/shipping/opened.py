@@ -58,10 +58,11 @@ def plain(ref: Path, out: Path, task: str | None = None) -> Iterator[Plain]:
 
 
 def _no_pipeline(folder: Path, named: Path) -> None:
-    """MethodError for a pipeline of diffusers, which no form but its own holds."""
+    """MethodError for a model that draws pictures, which no form but its own holds."""
     if (folder / PIPELINE).is_file():
         raise MethodError(
-            "the other forms hold models of transformers, and this is a pipeline of diffusers",
+            "the other forms hold models of transformers, and this holds its own parts, as a pipeline of diffusers "
+            "does",
             where=str(named),
             remedy="export it as it is: leave --to out",
         )

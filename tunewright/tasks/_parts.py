@@ -12,10 +12,12 @@ VIEWS = {"area": (0.2, 1.0), "mirror": True, "turn": 0.0, "light": 0.4, "colour"
 """How far a changed view of a picture may lie from it, where a recipe does not say (`data.views`)."""
 UNCONDITIONAL, TO_IMAGE = "unconditional-image-generation", "text-to-image"
 """The names of the tasks whose models draw pictures."""
-NOISED = "noised-picture"
-"""The kind of their rows."""
-DRAWN = {"num_inference_steps": 20, "guidance_scale": 1.0}
+NOISED, CODED = "noised-picture", "coded-picture"
+"""The kinds of their rows: a model takes noise out of a picture, or predicts the codes that it becomes."""
+DRAWN = {"num_inference_steps": 20, "guidance_scale": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 """How pictures are drawn to be measured, where a recipe does not say."""
+OF_NOISE, OF_CODES = ("num_inference_steps",), ("temperature", "top_k", "top_p")
+"""Which of these are read where noise is taken out, and which where codes are drawn, alone."""
 PLAYING = "reinforcement-learning"
 """The name of the task of policies."""
 TRAJECTORY = "trajectory"

@@ -3,7 +3,7 @@
 A UNet of diffusers that reads a text's states, in a `StableDiffusionPipeline` folder: it denoises a VAE's latents
 (Rombach et al. 2022, arXiv:2112.10752). Text encoder and VAE are frozen. Rows are pictures with their texts, `{"image":
 "a.png", "text": "a red square"}`, or with a class in words, which `data.template` puts into a text ("a photo of a
-{label}"; without one, the class is the text). Rows, draws and the loss: `tasks._denoising`.
+{label}"; without one, the class is the text). Rows, draws and the loss: `tasks._drawing`.
 
 Errors: RowProblem for a row without a picture or a text; MethodError for objectives of likelihoods.
 Differs from diffusers' training script in: texts are never left out (no caption dropout), so that what a text brings
@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions
-from tunewright.tasks._denoising import Denoising
+from tunewright.tasks._drawing import Drawing
 from tunewright.tasks._parts import TO_IMAGE
 from tunewright.tasks.base import fill, is_missing
 
 
-class TextToImage(Denoising):
+class TextToImage(Drawing):
     """`input_ids` are the text's, with its beginning and end; `fields` also `pad`, `longest` and `text`."""
 
     name: ClassVar[str] = TO_IMAGE

@@ -2,7 +2,7 @@
 
 A UNet of diffusers in a `DDPMPipeline` or `DDIMPipeline` folder, on pixels (Ho et al. 2020, arXiv:2006.11239). Rows are
 pictures alone: `{"image": "a.png"}`, or a folder of them; a class is not read. Rows, draws and the loss:
-`tasks._denoising`.
+`tasks._drawing`.
 
 Errors: RowProblem for a row without a picture; MethodError for objectives of likelihoods.
 """
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from tunewright.tasks._denoising import Denoising
+from tunewright.tasks._drawing import Drawing
 from tunewright.tasks._parts import UNCONDITIONAL
 
 
-class UnconditionalImageGeneration(Denoising):
+class UnconditionalImageGeneration(Drawing):
     """Pictures drawn from noise alone."""
 
     name: ClassVar[str] = UNCONDITIONAL

@@ -61,9 +61,9 @@ def _opened(ref: str, base: str | None) -> Source:
     place = located(ref)
     if (place.folder / PIPELINE).is_file():
         raise ModelError(
-            "this is a pipeline of diffusers, and transformers folders are merged here",
+            "this holds its own parts, as a pipeline of diffusers does, and transformers folders are merged here",
             where=ref,
-            remedy="merge its LoRAs with diffusers (pipe.set_adapters)",
+            remedy="merge LoRAs of a diffusion pipeline with diffusers (pipe.set_adapters)",
         )
     return Source(place.folder, ref, place.source, place.licence)
 

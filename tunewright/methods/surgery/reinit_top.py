@@ -28,6 +28,7 @@ from tunewright.contract.method import Method, Setup, State
 from tunewright.errors import MethodError
 from tunewright.models import generators
 from tunewright.models.adapted import Adapted
+from tunewright.models.drawer import Drawer
 
 
 class ReinitTop(Method):
@@ -41,7 +42,7 @@ class ReinitTop(Method):
 
     def setup(self, run: Setup) -> State:
         count = len(run.structure.blocks)
-        if not isinstance(run.adapted.model, PreTrainedModel):
+        if not isinstance(run.adapted.model, PreTrainedModel) or isinstance(run.adapted.model, Drawer):
             raise MethodError(
                 "the class that draws this model's weights is not known",
                 where="reinit-top",
