@@ -277,7 +277,7 @@ def _show(exported: Exported) -> None:
     )
     own = "are the run's own" if exported.folded == 0 else f"differ by at most {exported.folded:.2g} from the run's own"
     print(
-        f"loaded anew, it holds the folded model's weights bit for bit; its logits on {exported.rows} rows (standard "
+        f"loaded anew, it holds the folded model's weights bit for bit; its outputs on {exported.rows} rows (standard "
         f"deviation {exported.spread:.3g}) {folder}, and those {own}"
     )
     for text in exported.notes:

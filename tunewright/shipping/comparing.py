@@ -26,9 +26,10 @@ NEW_TOKENS = 16
 
 @dataclass
 class Compared:
-    """Logits of one model against another's, over `tokens` tokens: the largest and the root mean square difference,
-    both over the reference's standard deviation; the mean divergence KL(reference | other) in nats a token; the share
-    of tokens whose likeliest next token is the same.
+    """Logits of one model against another's, over `tokens` places: the largest and the root mean square difference,
+    both over the reference's standard deviation; the mean divergence KL(reference | other) in nats a place; the share
+    of places whose likeliest output is the same. `place`: "token", or "row" of a model that says one thing a row;
+    `numbers`: what it says are numbers, which have no likelihoods.
     """
 
     tokens: int
@@ -36,14 +37,22 @@ class Compared:
     rms: float
     kl: float
     same_top: float
+    place: str = "token"
+    numbers: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def __str__(self) -> str:
+        if self.numbers:
+            return (
+                f"numbers differ by {self.rms:.2g} (largest {self.largest:.2g}) of their standard deviation, on "
+                f"{self.tokens} rows"
+            )
+        what = "token" if self.place == "token" else "class"
         return (
-            f"logits differ by {self.rms:.2g} (largest {self.largest:.2g}) of their standard deviation, "
-            f"KL {self.kl:.2g} nats/token, the same likeliest token at {100 * self.same_top:.3g} % of {self.tokens}"
+            f"logits differ by {self.rms:.2g} (largest {self.largest:.2g}) of their standard deviation, KL {self.kl:.2g} "
+            f"nats/{self.place}, the same likeliest {what} at {100 * self.same_top:.3g} % of {self.tokens}"
         )
 
 
@@ -64,6 +73,8 @@ def compare(reference: Tensor, other: Tensor) -> Compared:
         rms=float(gap.square().mean().sqrt()) / spread,
         kl=max(0.0, float((p.exp() * (p - q)).sum(-1).mean())),
         same_top=float(same),
+        place="token" if reference.ndim > 2 else "row",
+        numbers=reference.shape[-1] == 1,
     )
 
 
@@ -93,9 +104,15 @@ def model_of(source: Source) -> Any:
 
 def tokens_for(model: Any) -> Tensor:
     """Token ids [4, 32], spread over the vocabulary, the same each time. ModelError for a model that reads none."""
-    embeddings = model.get_input_embeddings()
+    try:
+        embeddings = model.get_input_embeddings()
+    except NotImplementedError:  # of a class that embeds no tokens
+        embeddings = None
     if getattr(model, "main_input_name", "input_ids") != "input_ids" or embeddings is None:
-        raise ModelError("this model reads no tokens", remedy="`tunewright export RUN` writes models of other inputs")
+        raise ModelError(
+            f"a {type(model).__name__} reads no tokens, by which models are compared here",
+            remedy="write the run as a plain folder, which is checked on inputs of its own: tunewright export RUN",
+        )
     draw = torch.Generator().manual_seed(0)
     pad = getattr(model.config.get_text_config(), "pad_token_id", None)
     count = int(embeddings.weight.shape[0])
