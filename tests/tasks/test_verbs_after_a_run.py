@@ -82,7 +82,7 @@ def test_numbers_have_no_likelihoods() -> None:
     import torch
 
     one = torch.tensor([[1.0], [2.0], [4.0]])
-    assert str(compare(one, one)) == "numbers differ by 0 (largest 0) of their standard deviation, on 3 rows"
+    assert str(compare(one, one)) == "what they say differs by 0 (largest 0) of its standard deviation, at 3 places"
     several = torch.eye(3)
     assert "nats/row, the same likeliest class at 100 % of 3" in str(compare(several, several))
     assert "nats/token, the same likeliest token at 100 % of 3" in str(compare(several[None], several[None]))

@@ -224,7 +224,7 @@ def figures(report: Report, base: str) -> str:
         for x in summary.lines(report)
     ]
     cost = [
-        f"{words.count(report.cost.tokens)} tokens" if report.cost.tokens else "",
+        f"{words.count(report.cost.tokens)} {words.counted(report.task)}" if report.cost.tokens else "",
         words.seconds(report.run.seconds) if report.run.seconds else "",
     ]
     parts = [

@@ -35,10 +35,10 @@ def table(pair: Pair) -> Numbers | None:
         rows.append(_row(pair.calibration, words.metric_name(pair.calibration.metric), ""))
     if pair.drift is not None:
         kind = Drift(pair.drift.measure, pair.drift.value).measure
-        name = Text(f"drift: {words.drift_name(kind, 'the first')}")
+        drift = Text(f"drift: {words.drift_name(kind, 'the first')}")
         if unit := words.drift_unit(kind, pair.task):
-            name.append(f", {unit.replace(' per ', '/')}")
-        rows.append((name, (Cell("0"), _cell(pair.drift.value, "nats"), Cell())))
+            drift.append(f", {unit.replace(' per ', '/')}")
+        rows.append((drift, (Cell("0"), _cell(pair.drift.value, "nats"), Cell())))
     return Numbers(("measured", "first", "second", "change"), tuple(rows)) if rows else None
 
 

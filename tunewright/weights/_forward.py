@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ def tried(folder: Path) -> dict[str, Any]:
     import transformers
 
     from tunewright.loading.quiet import quiet
-    from tunewright.tasks._policies import TYPE, steps_at_random
+    from tunewright.tasks._sampled import inputs_at_random
 
     with quiet():
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -36,26 +36,14 @@ def tried(folder: Path) -> dict[str, Any]:
         if head.weight.data_ptr() != model.get_input_embeddings().weight.data_ptr():
             return {"wrong": "the head is not the embedding, and config.json ties them", "notes": []}
     model.eval()
-    inputs: dict[str, Any]
-    if model.main_input_name == "pixel_values":
-        size = getattr(config, "image_size", 224)
-        inputs = {
-            "pixel_values": torch.zeros(
-                1,
-                getattr(config, "num_channels", 3),
-                *((size, size) if isinstance(size, int) else size),
-                dtype=model.dtype,
-            )
-        }
-    elif config.model_type == TYPE:
-        steps = steps_at_random(config, torch.Generator().manual_seed(0))
-        inputs = {n: x.to(model.dtype) if x.is_floating_point() else x for n, x in steps.items()}
-    else:
-        ids = torch.arange(1, 9)[None] % config.get_text_config().vocab_size
-        inputs = {
-            "input_ids": ids,
-            **({"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}),
-        }
+    inputs: Mapping[str, Any] | None = inputs_at_random(model)
+    if inputs is None:
+        words = getattr(config.get_text_config(), "vocab_size", None)
+        if words is None:
+            return {"wrong": None, "notes": [f"no forward pass was run: nothing says what a {kind.__name__} reads"]}
+        ids = torch.arange(1, 9)[None] % words
+        both = {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}
+        inputs = {"input_ids": ids, **both}
     with torch.no_grad():
         out = model(**inputs)[0]
     finite = bool(torch.isfinite(out).all())

@@ -22,6 +22,7 @@ from tunewright.models.deltas import FORMS, Delta, LowRank
 from tunewright.models.peft_settings import open_config
 from tunewright.models.peft_types import refuse_type
 from tunewright.weights.folding import layer_changes
+from tunewright.weights.reading import run_of
 from tunewright.weights.source import Change, Source, Tuned
 
 ROWS = 64  # rows of a product formed at once, counted from the first row: the same bits whatever range is asked for
@@ -186,6 +187,11 @@ def _stored_name(base: Source, parameter: str, folder: Path) -> str:
         # transformers renames the weights of models that see as it loads them; files are read as they are here
         remedy = (
             "its files call the weights otherwise than transformers does: `tunewright export RUN` writes them whole"
+        )
+    elif (run := run_of(folder)) is not None:
+        remedy = (
+            "give the base that it was made for; where its run made it beside the base, as a head for a task, merge "
+            f"models that are whole: `tunewright export {run}` writes one"
         )
     if base.config.get("tie_word_embeddings") and parameter.endswith(("lm_head.weight", "embed_out.weight")):
         # an output that is kept whole (modules_to_save) beside embeddings that the base shares with it
