@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 from tunewright.conformance.task_case import TaskCase
 from tunewright.conformance.task_examples import example_of
@@ -107,12 +109,30 @@ def test_forecasters_are_tried_and_fused(runs: Runs, tmp_path: Path) -> None:
     assert "what they say differs by" in fused_page(fused) and "token" not in fused_page(fused)
 
 
-def test_a_head_that_its_run_made_is_merged_whole(runs: Runs, tmp_path: Path) -> None:
-    from transformers import BertForSequenceClassification
+@pytest.mark.parametrize("name", ["image-text-to-text", "image-segmentation", "image-feature-extraction"])
+def test_adapters_find_weights_that_files_call_otherwise(name: str, runs: Runs, tmp_path: Path) -> None:
+    one = Path(runs(name))
+    export(one, tmp_path / "whole", quiet=True)
+    fused = fuse(str(one.parent / "base"), str(one / "adapter"), tmp_path / "fused")
+    assert fused.logits is not None and fused.logits.largest < 1e-3 and fused.changed
+    merged(tmp_path / "merged", str(one), str(one))
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    loads = getattr(transformers, config["architectures"][0]).from_pretrained
+    with torch.no_grad():
+        whole = loads(tmp_path / "whole").state_dict()
+        bare = loads(one.parent / "base").state_dict()
+        moved = {n for n, t in whole.items() if not n.startswith("pooler.") and not torch.equal(t, bare[n])}
+        assert len(moved) == fused.changed
+        for folder in ("fused", "merged"):
+            theirs = loads(tmp_path / folder).state_dict()
+            for n in sorted(n for n in whole if not n.startswith("pooler.")):
+                torch.testing.assert_close(theirs[n], whole[n], rtol=1e-5, atol=1e-6, msg=f"{folder}: {n}")
 
+
+def test_a_head_that_its_run_made_is_merged_whole(runs: Runs, tmp_path: Path) -> None:
     adapter = Path(runs(TABLES)) / "adapter"
     assert (adapter.parent / RECIPE).is_file()
-    whole: Any = BertForSequenceClassification.from_pretrained(adapter.parent.parent / "base")
+    whole: Any = transformers.BertForSequenceClassification.from_pretrained(adapter.parent.parent / "base")
     whole.bert.save_pretrained(tmp_path / "encoder")
     with pytest.raises(ModelError, match=r"the base has no tensor 'classifier\.weight'") as caught:
         _stored_name(open_source(str(tmp_path / "encoder")), "classifier.weight", adapter)

@@ -23,6 +23,8 @@ from tunewright.weights.source import Source, Tuned
 
 ROWS, LENGTH = 4, 32
 NEW_TOKENS = 16
+_PICTURES = ("image_token_id", "image_token_index", "video_token_id")
+"""Keys of the tokens in whose places pictures are read, of models that see: there are none in these texts."""
 
 
 @dataclass
@@ -123,7 +125,9 @@ def tokens_for(model: Any) -> Tensor:
     pad = getattr(model.config.get_text_config(), "pad_token_id", None)
     count = int(embeddings.weight.shape[0])
     ids = torch.randint(0, count, (ROWS, LENGTH), generator=draw)
-    return torch.where(ids == pad, (ids + 1) % count, ids) if pad is not None else ids
+    for held in (pad, *(getattr(model.config, name, None) for name in _PICTURES)):
+        ids = torch.where(ids == held, (ids + 1) % count, ids) if isinstance(held, int) else ids
+    return ids
 
 
 @torch.no_grad()
