@@ -163,6 +163,12 @@ def counted(task: str | None) -> str:
     return {**dense, **whole, FORECASTING: "time steps"}.get(task or "", "tokens")
 
 
+def one_counted(task: str | None) -> str:
+    """One of what a task's rows are counted in: a token, an image, a patch."""
+    known = {"images": "an image", "patches": "a patch"}
+    return known.get(counted(task), f"a {counted(task).removesuffix('s')}")
+
+
 def a_second(task: str | None) -> str:
     """What a second's work is counted in while a run works, in short: tok/s, images/s."""
     return {"tokens": "tok"}.get(counted(task), counted(task)) + "/s"

@@ -71,7 +71,7 @@ class Engine:
         reading.adopt(self.base, self.models)
         self.like = self.base or self.models[0]
         self.config: dict[str, Any] = copy.deepcopy(self.like.config)
-        self.table, notes = reading.agreed(self.models, allow=request.allow_crimes)
+        self.table, notes = reading.agreed_layout(self.models, allow=request.allow_crimes)
         self.notes = [*request.notes, *self._configs(), *notes]
         self.spans = self._spans()
         self._of = {n: span for span in self.spans for n in span.entries}

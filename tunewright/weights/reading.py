@@ -61,7 +61,7 @@ def layout_of(source: Source) -> dict[str, Any] | None:
     return None if layout is None else {"task": task, **layout}
 
 
-def agreed(models: Sequence[Source], *, allow: bool) -> tuple[dict[str, Any] | None, list[str]]:
+def agreed_layout(models: Sequence[Source], *, allow: bool) -> tuple[dict[str, Any] | None, list[str]]:
     """The layout that all models of a merge read a table by, and notes. ModelError where two read otherwise; with
     `allow` the first model's is taken, and a note says so.
     """
