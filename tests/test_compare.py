@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import datetime
+import io
 import random
 
 import pytest
+from rich.console import Console
 
 from tests.report.test_page import assert_safe
 from tunewright.compare import figures
@@ -305,3 +307,33 @@ def test_an_unknown_budget_is_refused():
     for text in ("tokns=3", "tokens", "tokens=x"):
         with pytest.raises(RecipeError, match="no budget"):
             parse_budget(text, Recipe(**TREE))
+
+
+# -- units -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("direction", "says"), [("lower", 1), ("higher", -1)])
+def test_what_got_worse_is_told_by_the_metrics_own_sign(direction, says):
+    made = judged(
+        direction,
+        a=lambda s, noise: record("a", s, -0.2 - 0.03 * (s % 2 - 0.5), direction=direction),
+        b=lambda s, noise: record("b", s, -0.4 - 0.001 * s, direction=direction),
+    )
+    made.unit, made.metric = "units of the target", "rmse"
+    sentence = page.headline(made)[0]
+    assert sentence.startswith("No method gained: the best, a, changed rmse by ")
+    by = float(sentence.partition(" by ")[2].split()[0].replace("\u2212", "-"))
+    low, _, high = sentence.partition("interval ")[2].removesuffix(".").partition(" to ")
+    low, high = (float(x.replace("\u2212", "-")) for x in (low, high))
+    assert by == pytest.approx(says * 0.2, abs=0.02) and low <= by <= high and low < high and low * says > 0
+
+
+def test_a_comparison_counts_in_its_tasks_own_units(tmp_path):
+    made = judged(a=plain("a", 0.60), b=plain("b", 0.30))
+    made.task, made.kept_unit, made.drift_measure = "text-to-image", "squared error per element", "denoising"
+    out = io.StringIO()
+    page.show(made, tmp_path, Console(file=out, width=200))
+    text, html = out.getvalue(), page.html(made)
+    assert "an image" in text and "a token" not in text
+    assert "Compute an image" in html and "matched target, squared error per element" in html
+    assert "nats per token" not in html and ">Tokens<" not in html

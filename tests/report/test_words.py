@@ -239,3 +239,29 @@ def test_a_dial_of_fewer_rows_says_so_and_starts_and_ends_on_them() -> None:
     )
     lost = [s.model_copy(update={"target": of(1 - s.strength, 0.1, 60)}) for s in few]
     assert dial_words.dialled(make_example(trade=lost)) == "", "no gain on these rows: there is no share of it"
+
+
+@pytest.mark.parametrize("metric", ["mse", "rmse", "mae", "r2", "pearson", "spearman"])
+def test_of_numbers_the_plainest_answer_is_their_mean(metric: str) -> None:
+    assert words.always(metric) == "always the training rows' mean"
+    assert words.always("accuracy") == "always the commonest class"
+
+
+@pytest.mark.parametrize(
+    ("task", "counted", "a_second"),
+    [
+        ("text-generation", "tokens", "tok/s"),
+        ("image-feature-extraction", "images", "images/s"),
+        ("object-detection", "patches", "patches/s"),
+        ("text-to-image", "images", "images/s"),
+        ("time-series-forecasting", "time steps", "time steps/s"),
+    ],
+)
+def test_work_is_counted_in_what_a_tasks_rows_are_made_of(task: str, counted: str, a_second: str) -> None:
+    assert (words.counted(task), words.a_second(task)) == (counted, a_second)
+
+
+def test_more_parameters_than_the_model_has_are_not_a_share_of_it() -> None:
+    assert words.trained_of(5e5, 1e6) == "500k of 1.0M parameters trained"
+    assert words.trained_of(1.1e6, 1e6) == "1.1M parameters trained, some of them beside the model's 1.0M"
+    assert words.trained_of(1.1e6, None) == "1.1M parameters trained"

@@ -364,3 +364,12 @@ def test_the_temperature_is_the_tasks() -> None:
     assert out.embeddings is not None and out.features is not None
     torch.testing.assert_close(TASK.loss(out, batch).value, nt_xent(out.embeddings, torch.arange(4), TEMPERATURE))
     assert torch.equal(out.features, out.embeddings[::2])
+
+
+def test_check_plan_and_run_count_pictures(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = Recipe.load(recipe_in(place, methods=["full", "simclr"], steps=2))
+    checked, planned = str(check_recipe(recipe)), str(plan(recipe, quiet=True))
+    assert "36 images, 36 trained" in checked and "images of 36 rows" in planned and "images a second" in planned
+    told, said = str(run(recipe, place / "counted")), capsys.readouterr().err
+    assert "images/s" in said and "images trained on in 2 steps" in told
+    assert not any("token" in text for text in (checked, planned, said, told))

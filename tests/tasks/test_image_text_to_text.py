@@ -368,7 +368,7 @@ def test_init_knows_rows_with_pictures_and_models_that_see(ran: Path, folder: Pa
 
 
 def test_what_is_not_served_or_cannot_be_read_says_so(ran: Path, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(MethodError, match="a image-text-to-text model is not served"):
+    with pytest.raises(MethodError, match="a model of image-text-to-text is not served"):
         open_server(str(ran))
     bad = seeing.write_llava(tmp_path / "bad")
     told = json.loads((bad / "processor_config.json").read_text())

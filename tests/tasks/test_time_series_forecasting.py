@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import math
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tunewright.conformance.bench import seeded
 from tunewright.conformance.task_series import SIZES, patchtst
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions
 from tunewright.data.dataset import stored
+from tunewright.data.read import read_source
 from tunewright.errors import DataError, MethodError, ModelError, RecipeError
 from tunewright.finished.export import export
 from tunewright.finished.finished import open_run
@@ -343,12 +347,65 @@ def test_what_is_held_out_is_the_end_whatever_part_is_named(folder):
     data["train"]["split"] = "last"
     with pytest.raises(DataError, match="it has no part 'last'"):
         assemble(recipe(folder, data=data), weights=False)
-    (folder / "both").mkdir()
-    for i in range(2):
-        write(folder / "both", signal(80), f"{i}.csv")
-    source = Source(path="both", format="series")
-    with pytest.raises(DataError, match="of a file a source"):
-        stored(source, TASK, None, options(seeded(patchtst)), folder / "cache", base=folder)
+
+
+def by_name(path: str, folder: Path, problems: list[Any] | None = None) -> dict[str, Any]:
+    """The series of a source by name."""
+    read = read_source(Source(path=path, format="series"), folder, problems)
+    return {r["series"].name: r["series"] for r in read}
+
+
+def test_a_folder_holds_a_series_a_file_or_goes_on_with_an_id_from_file_to_file(folder: Path) -> None:
+    place = folder / "stores"
+    (place / "north").mkdir(parents=True)
+    (place / "README.md").write_text("of stores")
+    write(place, signal(40), "b.csv")
+    write(place / "north", signal(30), "a.csv")
+    assert {n: len(s.values) for n, s in by_name("stores", folder).items()} == {"b": 40, "a": 30}
+    made = recipe(folder, data={"train": "stores"})
+    assert [s.split for s in (*made.data.train, *made.data.eval)] == ["train", "test"]
+    how = options(load(str(folder / "base"), TASK).model)
+    rows = stored(made.data.eval[0], TASK, None, how, folder / "cache", base=folder).rows
+    assert check_recipe(made).ok
+    assert {str(r.id).split("@")[0] for r in rows} == {"stores:a", "stores:b"}
+
+    write(place, signal(50), "a.csv")
+    assert {n: len(s.values) for n, s in by_name("stores", folder).items()} == {"a.csv": 50, "b": 40, "north/a.csv": 30}
+
+    lines = [f"x,2020-01-{i + 1:02},{i}" for i in range(20)]
+    for name, some in (("2.csv", lines[10:]), ("1.csv", lines[:10])):
+        (folder / "months").mkdir(exist_ok=True)
+        (folder / "months" / name).write_text("id,timestamp,value\n" + "\n".join(some) + "\n")
+    assert [int(v) for v in by_name("months", folder)["x"].values[:, 0]] == list(range(20))
+    (folder / "months" / "3.csv").write_text("id,timestamp,value\nx,2020-01-05,1\n")
+    problems: list[Any] = []
+    assert not by_name("months", folder, problems) and problems[0].where.startswith("months/3.csv:")
+    (folder / "months" / "3.csv").write_text("id,timestamp,load,wind\nx,2020-01-21,1,2\n")
+    problems = []
+    by_name("months", folder, problems)
+    assert problems[0].reason == "series 'x' began with value, and here it has load, wind"
+
+
+def test_a_saved_data_set_holds_series(folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [
+        {"start": START, "target": [[math.sin(i + k) for i in range(60)]] * 2, "freq": "D", "item_id": f"T{k}"}
+        for k in range(3)
+    ]
+    how = options(load(str(folder / "base"), TASK).model)
+    one = datasets.Dataset.from_list(rows)
+    one.save_to_disk(str(folder / "one"))
+    datasets.DatasetDict({"train": one, "test": one}).save_to_disk(str(folder / "several"))
+    for name in ("one", "several"):
+        assert {n: len(s.values) for n, s in by_name(name, folder).items()} == {"T0": 60, "T1": 60, "T2": 60}
+        checked = check_recipe(made := recipe(folder, data={"train": name}))
+        assert checked.ok, checked
+        rows = stored(made.data.eval[0], TASK, None, how, folder / "cache", base=folder).rows
+        assert len({str(r.id).split("@")[0] for r in rows}) == 3
+    (folder / "drawn").mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "drawn" / "a.png")
+    with pytest.raises(DataError, match="pictures or recordings holds no series"):
+        by_name("drawn", folder)
 
 
 def test_a_share_for_validation_is_the_last_windows_and_none_that_reach_into_them(folder):

@@ -291,7 +291,7 @@ def test_models_of_one_tower_are_refused_by_name(place: Path) -> None:
 def test_a_run_is_not_served_and_says_so(place: Path) -> None:
     folder = place / "out"
     run(recipe_in(place), folder, quiet=True)
-    with pytest.raises(MethodError, match="a zero-shot-image-classification model is not served"):
+    with pytest.raises(MethodError, match="a model of zero-shot-image-classification is not served"):
         open_server(str(folder))
 
 

@@ -232,7 +232,7 @@ class _Work:
                 dict(some.base.kept),
                 some.drift_measure,
             )
-            comparison.base_packs = dict(some.base.packs)
+            comparison.kept_unit, comparison.base_packs = some.kept_unit, dict(some.base.packs)
             comparison.hardware, comparison.threads, comparison.versions = some.hardware, some.threads, some.versions
         comparison._folder = self.folder
         return comparison

@@ -62,7 +62,7 @@ class SourceReport:
 class CheckReport:
     """What was found. `errors` end a run even where no single row is bad; `cautions` do not, and a run says them on
     every page. `columns`: what those of a table hold, in words. `skipped` are bad rows that the recipe has a run leave
-    out. `datasets` are the encoded rows of each role.
+    out. `datasets` are the encoded rows of each role, `task` the name of what they are rows of.
     """
 
     sources: list[SourceReport] = field(default_factory=list)
@@ -72,6 +72,7 @@ class CheckReport:
     errors: list[TunewrightError] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
     columns: str = ""
+    task: str = ""
     datasets: dict[str, list[Dataset]] = field(default_factory=dict, repr=False)
 
     def note(self, kind: str, reason: str, remedy: str, places: Iterable[str], pairs: Iterable[str] = ()) -> None:
@@ -128,7 +129,7 @@ def check(
     `cache`: where the encoded rows are kept; None: nowhere. `changes`: what the records of a role go through first.
     `skip`: roles whose bad rows a run leaves out.
     """
-    report = CheckReport()
+    report = CheckReport(task=task.name)
     with ExitStack() as stack:
         folder = cache or Path(stack.enter_context(TemporaryDirectory(prefix="tunewright-check-")))
         given: dict[str, list[SourceLike]] = {}

@@ -49,6 +49,11 @@ class Place:
     remote: tuple[remote.Remote, ...] = ()
 
 
+def split_of(source: SourceLike) -> str | None:
+    """The split of a folder or data set that a source asks for; of series none: there `split` is a part by time."""
+    return None if source.format == SERIES else source.split
+
+
 def locate(source: SourceLike, base: Path | str = ".") -> Place:
     """Find a source's files. DataError when there are none, or it says what its kind does not have."""
     place = _located(source, base)
@@ -68,11 +73,7 @@ def _located(source: SourceLike, base: Path | str) -> Place:
     if remote.is_remote(path):
         return _elsewhere(source, name)
     at = Path(base) / expanded(path)
-    if (
-        source.split is not None
-        and source.format != SERIES
-        and (path.startswith((MADE, "quickstart:")) or at.is_file())
-    ):
+    if split_of(source) is not None and (path.startswith((MADE, "quickstart:")) or at.is_file()):
         raise DataError(
             f"it has no split '{source.split}'",
             where=path,
@@ -83,7 +84,7 @@ def _located(source: SourceLike, base: Path | str) -> Place:
     if path.startswith("quickstart:"):
         return Place(name, (_packaged(path),))
     if at.is_dir():
-        return _folder(at, name, source.split)
+        return _folder(at, name, split_of(source))
     if at.is_file():
         if not files.kind_of(at):
             old = at.suffix.lower() == ".xls"
@@ -108,7 +109,7 @@ def _located(source: SourceLike, base: Path | str) -> Place:
 
 def _elsewhere(source: SourceLike, name: str) -> Place:
     """Files that an address names."""
-    if source.split is not None:
+    if split_of(source) is not None:
         raise DataError(
             f"it has no split '{source.split}'",
             where=source.path,

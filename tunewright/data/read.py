@@ -18,7 +18,7 @@ from typing import Any
 from tunewright.contract.records import Problem, Record, RowProblem
 from tunewright.data import files, sets
 from tunewright.data.permuted import reordered
-from tunewright.data.places import Place, SourceLike, locate
+from tunewright.data.places import Place, SourceLike, locate, split_of
 from tunewright.data.raw import Bad, Mark
 from tunewright.data.remote import Remote, passing
 from tunewright.data.series import series_in
@@ -252,13 +252,13 @@ def _numbered(
     if place.made is not None:
         rows: Iterator[tuple[int, Mapping[str, Any] | Bad]] = enumerate(place.made.make(), 1)
     elif place.saved is not None:
-        rows = sets.saved_rows(place.saved, source.split, place.name)
+        rows = sets.saved_rows(place.saved, split_of(source), place.name)
     elif getattr(source, "streaming", False):
         return sets.streamed_rows(_hub(place, source), shard.number, skip, place.name)
     else:
         assert place.hub is not None
         config, revision = (getattr(source, key, None) for key in ("config", "revision"))
-        rows = sets.hub_rows(place.hub, config, source.split, revision)
+        rows = sets.hub_rows(place.hub, config, split_of(source), revision)
     return islice(rows, skip, None)
 
 

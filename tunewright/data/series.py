@@ -5,12 +5,16 @@ series (GluonTS). Every series becomes one record: `series`, a `tasks._series.Se
 - long: `id`, `timestamp`, `value` (Nixtla's names `unique_id`, `ds`, `y` too), one channel. Other columns are not read.
 - GluonTS: `start`, `target` and `freq`, perhaps `item_id`; a target of several channels is a list of lists.
 
+Of a folder each file without `id` is a series of its own, called as the file is; an `id` that stands in several files
+is one series that goes on from file to file, in the order of their names.
+
 A series that cannot be used is one problem, with the row where that shows. Times are sorted, each once, in equal steps;
 what is missing is an empty cell.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -48,11 +52,13 @@ def series_in(
     if source.split not in (None, *SPLITS):
         what = f"it has no part '{source.split}'"
         raise DataError(what, where=place.name, remedy=f"remove split, or write one of {', '.join(SPLITS)}")
-    if len(place.files) != 1:
-        raise DataError("series are read of a file a source", where=place.name, remedy="name each file by itself")
+    if place.media is not None:
+        what = "a folder of pictures or recordings holds no series"
+        raise DataError(what, where=place.name, remedy="name a folder of tables, such as CSV files")
     if getattr(source, "streaming", False):
         raise DataError("a series is read whole", where=place.name, remedy="remove streaming")
-    gathered, asked = dict[str, _Points](), wanted(source)
+    often = Counter(p.name.split(".")[0] for p in place.files)
+    gathered, asked = dict[tuple[bool, str], _Points](), wanted(source)
     for name, where, row, folder in rows:
         try:
             if isinstance(row, Bad):
@@ -67,9 +73,13 @@ def series_in(
                 about = {"id": name, "where": where, "source": place.name, "shape": SERIES, "base": folder}
                 yield Record({"series": series_of(named), "split": source.split}, **about)
                 continue
-            layout = _layout(named)
-            called = str(named[layout.id]) if layout.id is not None else ""
-            points = gathered.setdefault(called, _Points(called, layout, name, where, folder))
+            layout, file = _layout(named), name.rpartition(":")[0] if len(place.files) > 1 else ""
+            called = str(named[layout.id]) if layout.id is not None else _called(file, often)
+            points = gathered.setdefault(
+                (layout.id is None, called if layout.id is not None else file),
+                _Points(called, layout, name, where, folder),
+            )
+            points.goes_on(layout, file)
             points.add(named, where)
         except RowProblem as found:
             _tell(found.at(where), problems)
@@ -107,6 +117,12 @@ def _layout(row: Mapping[str, Any]) -> _Layout:
     return _Layout(time, own, rest if value is None else (value,), () if value is None else _others(rest, value))
 
 
+def _called(file: str, often: Mapping[str, int]) -> str:
+    """What a series is called that is a file of a folder: the file without endings where no other is called so."""
+    stem = file.rpartition("/")[2].split(".")[0]
+    return stem if often.get(stem) == 1 else file
+
+
 def _others(rest: Sequence[str], value: str) -> tuple[str, ...]:
     return tuple(name for name in rest if name != value)
 
@@ -132,6 +148,17 @@ class _Points:
     values: list[list[float]] = field(default_factory=list)
     faults: dict[str, Problem] = field(default_factory=dict)
     fault: Problem | None = None
+    file: str = ""
+
+    def goes_on(self, layout: _Layout, file: str) -> None:
+        """A row of another file has the columns that the series began with; RowProblem where it has others."""
+        own = (self.layout.time, self.layout.channels)
+        if file != self.file and self.file and (layout.time, layout.channels) != own:
+            what = (
+                f"series '{self.called}' began with {', '.join(own[1])}, and here it has {', '.join(layout.channels)}"
+            )
+            raise RowProblem(layout.channels[0], what, "give files of one series the same columns, or another id")
+        self.file = file
 
     def add(self, row: Mapping[str, Any], where: str) -> None:
         """A row more; of a series that is spoilt nothing more is kept."""

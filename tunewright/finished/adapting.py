@@ -48,7 +48,7 @@ class Adapting:
         f = self.finished
         if not f.task.classifies:
             raise MethodError(
-                f"a {f.task.name} model has no classes that a stream could be answered by",
+                f"a model of {f.task.name} has no classes that a stream could be answered by",
                 where=str(f.folder),
                 remedy="call generate or chat",
             )

@@ -149,9 +149,10 @@ def chat(
     if not run.task.generates or run.task.reads_audio:
         why = "reads recordings and no text" if run.task.reads_audio else "writes no text"
         raise MethodError(
-            f"a {run.task.name} model {why}, so there is nothing to talk to",
+            f"a model of {run.task.name} {why}, so there is nothing to talk to",
             where=str(run_dir),
-            remedy="look at its report.html",
+            remedy=f"its answers to the evaluated rows are in report.html; tunewright export {run_dir} writes a folder "
+            "that its own library asks",
         )
     console = console or Console(highlight=False, emoji=False, stderr=as_json)
     talk = Chat(run)

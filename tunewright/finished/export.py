@@ -225,7 +225,7 @@ def figures(report: Report, base: str) -> str:
         for x in summary.lines(report)
     ]
     cost = [
-        f"{words.count(report.cost.tokens)} tokens" if report.cost.tokens else "",
+        f"{words.count(report.cost.tokens)} {words.counted(report.task)}" if report.cost.tokens else "",
         words.seconds(report.run.seconds) if report.run.seconds else "",
     ]
     parts = [
@@ -278,7 +278,7 @@ def _show(exported: Exported) -> None:
     )
     own = "are the run's own" if exported.folded == 0 else f"differ by at most {exported.folded:.2g} from the run's own"
     print(
-        f"loaded anew, it holds the folded model's weights bit for bit; its logits on {exported.rows} rows (standard "
+        f"loaded anew, it holds the folded model's weights bit for bit; its outputs on {exported.rows} rows (standard "
         f"deviation {exported.spread:.3g}) {folder}, and those {own}"
     )
     for text in exported.notes:

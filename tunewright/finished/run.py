@@ -128,7 +128,7 @@ class Run:
         if not self._loaded.task.generates or self._loaded.task.reads_audio:
             why = "reads recordings and no text" if self._loaded.task.reads_audio else "writes no text"
             raise MethodError(
-                f"a {self._loaded.task.name} model {why}",
+                f"a model of {self._loaded.task.name} {why}",
                 where=str(self.folder),
                 remedy="call model() on inputs of your own",
             )

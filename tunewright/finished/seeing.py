@@ -28,7 +28,7 @@ def answered(run: Finished, rows: Sequence[Any], max_new_tokens: int, temperatur
     what the task cannot read, MethodError for a model of another task.
     """
     if not isinstance(run.task, ImageTextToText):
-        what = f"a {run.task.name} model is asked in texts, not in rows"
+        what = f"a model of {run.task.name} is asked in texts, not in rows"
         raise MethodError(what, where="generate", remedy="give prompts as text")
     asked = []
     for i, given in enumerate(rows):

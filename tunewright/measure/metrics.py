@@ -216,6 +216,16 @@ def _added(name: str) -> Metric:
     return returned.checked(metric, name, f"{point.module}:{point.attribute}")
 
 
+def unit_of(name: str, loss: str) -> str:
+    """A metric's unit: a share, the unit that it says itself, none (scores, and errors over another forecast's), or
+    `loss`, the unit of the task's loss.
+    """
+    m = get_metric(name)
+    if m.share:
+        return "fraction" if m.is_rate else loss
+    return m.unit or ("" if m.higher_is_better or name in FORECASTS else loss)
+
+
 def check_metric(name: str, task: Task) -> Metric:
     """The metric of a name. RecipeError where there is none, or where it is nothing that a task's rows have,
     MissingExtraError without its library."""

@@ -24,6 +24,7 @@ from tunewright.measure.intervals import (
     welch_interval,
 )
 from tunewright.measure.kept import FIGURES, DocumentLoss, kept, kept_difference
+from tunewright.measure.metrics import unit_of
 from tunewright.measure.pack import Pack
 from tunewright.measure.rows import RowResult
 from tunewright.measure.target import difference, figure_of, get_metric, summary
@@ -66,9 +67,7 @@ def target_of(first: Sequence[Read], second: Sequence[Read]) -> Compared | None:
         return None
     metric = first[0].metric
     sides = _common([[r.target for r in first], [r.target for r in second]])
-    m = get_metric(metric)
-    unit = "fraction" if m.share and m.is_rate else "" if m.higher_is_better else first[0].unit
-    return _compared("target", sides, metric, unit, get_metric(metric).proportion)
+    return _compared("target", sides, metric, unit_of(metric, first[0].unit), get_metric(metric).proportion)
 
 
 def choice_of(first: Sequence[Read], second: Sequence[Read]) -> Compared | None:

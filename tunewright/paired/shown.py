@@ -8,6 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tunewright.measure.drift import Drift
 from tunewright.measure.intervals import Interval
 from tunewright.paired.figures import CHOICE
 from tunewright.paired.result import Compared, Pair, SideInfo
@@ -33,10 +34,11 @@ def table(pair: Pair) -> Numbers | None:
     if pair.calibration is not None:
         rows.append(_row(pair.calibration, words.metric_name(pair.calibration.metric), ""))
     if pair.drift is not None:
-        per = words.drift_unit("kl", pair.task).replace(" per ", "/")
-        unit = f", {per}" if pair.drift.measure == "kl" else ""
-        name = words.drift_name(pair.drift.measure, "the first") if unit else pair.drift.measure
-        rows.append((Text(f"drift: {name}{unit}"), (Cell("0"), _cell(pair.drift.value, "nats"), Cell())))
+        kind = Drift(pair.drift.measure, pair.drift.value).measure
+        drift = Text(f"drift: {words.drift_name(kind, 'the first')}")
+        if unit := words.drift_unit(kind, pair.task):
+            drift.append(f", {unit.replace(' per ', '/')}")
+        rows.append((drift, (Cell("0"), _cell(pair.drift.value, "nats"), Cell())))
     return Numbers(("measured", "first", "second", "change"), tuple(rows)) if rows else None
 
 

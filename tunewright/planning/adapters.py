@@ -81,7 +81,7 @@ class AdaptersPlan:
         parameters = words.count(first.model["parameters"])
         held = f": {parameters} parameters, held once; {first.task} on {first.device} in {first.precision}"
         out.print(Text.assemble((first.model["name"], "bold"), held), soft_wrap=True)
-        columns = ("adapter", "methods", "rows", "tokens", "steps", "trained", "train", "in all")
+        columns = ("adapter", "methods", "rows", words.counted(first.task), "steps", "trained", "train", "in all")
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for i, column in enumerate(columns):
             table.add_column(column, justify="left" if i < 2 else "right", overflow="fold")

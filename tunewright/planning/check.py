@@ -30,7 +30,7 @@ from tunewright.planning.data_card import write_card
 from tunewright.planning.refusals import Refusals, of_methods, of_needs, of_rehearsal
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.recipe.given import RecipeLike, given
-from tunewright.report import notebook
+from tunewright.report import notebook, words
 from tunewright.runs import packs, playing, streamed, tables
 from tunewright.runs.assemble import READ_ANEW
 from tunewright.runs.fresh import model_of
@@ -271,8 +271,8 @@ def show(report: CheckReport, files: Sequence[Path] = (), console: Console | Non
     for s in report.sources:
         shapes = ", ".join(f"{n} {shape}" for shape, n in s.shapes.items()) or "no rows that can be read"
         out.print(
-            f"[bold]{escape(s.role)}[/] {escape(s.name)}: {shapes}; {_used(s.counts)}{s.counts['tokens']:,} tokens, "
-            f"{s.counts['trained_tokens']:,} trained{_of_pictures(s.counts)}"
+            f"[bold]{escape(s.role)}[/] {escape(s.name)}: {shapes}; {_used(s.counts)}{s.counts['tokens']:,} "
+            f"{words.counted(report.task)}, {s.counts['trained_tokens']:,} trained{_of_pictures(s.counts)}"
         )
     if report.columns:
         out.print(f"[bold]columns[/] {escape(report.columns)}")

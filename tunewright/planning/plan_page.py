@@ -43,7 +43,7 @@ def show(plan: PlanFigures, path: Path | None = None, console: Console | None = 
             out.print(tokens(view, out.is_terminal and not out.no_color))
     for stage in plan.stages:
         out.print()
-        _stage(out, stage, len(plan.stages) > 1)
+        _stage(out, stage, len(plan.stages) > 1, words.counted(plan.task))
     out.print()
     out.print(Text("Estimate", style="bold"))
     out.print(_estimate(plan))
@@ -103,7 +103,7 @@ def _sources(plan: PlanFigures) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("rows of", overflow="fold")  # a source's name is never cut
     table.add_column("")
-    for heading in ("rows", "tokens", "count in the loss", *(h for h, _ in columns)):
+    for heading in ("rows", words.counted(plan.task), "count in the loss", *(h for h, _ in columns)):
         table.add_column(heading, justify="right")
     for s in plan.sources:
         numbers = (s.rows, s.tokens, s.trained_tokens, *(getattr(s, key) for _, key in columns))
@@ -158,7 +158,7 @@ def tokens(view: Sequence[Token], colours: bool, limit: int = 400) -> Text:
     )
 
 
-def _stage(out: Console, stage: StagePlan, several: bool) -> None:
+def _stage(out: Console, stage: StagePlan, several: bool, counted: str) -> None:
     start = f", from {stage.start}" + (f" ({stage.carry})" if stage.start != "base" else "")
     about = "" if stage.exact else "about "
     out.print(Text.assemble(("Stage " + stage.name if several else "Training", "bold"), start if several else ""))
@@ -167,7 +167,7 @@ def _stage(out: Console, stage: StagePlan, several: bool) -> None:
         out.print(f"{m['name']} ({', '.join(m['slots'])})" + (f": {given}" if given else ""), markup=False)
     of = f"{stage.rows:,} rows ({stage.steps_per_epoch:.3g} step{'' if stage.steps_per_epoch == 1 else 's'} per epoch)"
     out.print(
-        f"{about}{stage.steps:,} step{'' if stage.steps == 1 else 's'}, {stage.tokens:,} tokens of "
+        f"{about}{stage.steps:,} step{'' if stage.steps == 1 else 's'}, {stage.tokens:,} {counted} of "
         f"{of if stage.rows else 'streamed rows'}",
         markup=False,
     )
@@ -199,7 +199,8 @@ def _estimate(plan: PlanFigures) -> Table:
     for s in e.stages:
         name = f"train '{s.name}'" if len(e.stages) > 1 else "train"
         more = f", after {words.seconds(s.set_up)} of set-up" if s.set_up >= 1 else ""
-        table.add_row(name, f"{words.seconds(s.train)} ({1 / s.seconds_per_token:,.0f} tokens a second){more}")
+        pace = f"{1 / s.seconds_per_token:,.0f} {words.counted(plan.task)} a second"
+        table.add_row(name, f"{words.seconds(s.train)} ({pace}){more}")
     if e.evaluations:
         table.add_row("evaluated on the way", words.seconds(e.evaluations))
     if e.between:

@@ -95,7 +95,7 @@ def headline(c: Comparison) -> list[str]:
         said.append(
             f"At a target that {_and([a.name for a in kept])} reach, {most.name} keeps most: its loss on what was to "
             "be kept changed by "
-            f"{words.score(most.lost_at_target.value, NATS, sign=True)} nats per token{also}."
+            f"{words.score(most.lost_at_target.value, c.kept_unit, sign=True)} {c.kept_unit}{also}."
         )
     said += pack_words.compared(c.base_packs, [(a.name, a.packs) for a in ordered(c)])
     said.append(_won(c))
@@ -125,7 +125,7 @@ def _computes(c: Comparison) -> str:
     counted = [a for a in c.arms if a.flops_per_token]
     if arm is None or not arm.flops_per_token or len(counted) < 2:
         return ""
-    each = f" It computes {words.count(arm.flops_per_token)} FLOPs a token"
+    each = f" It computes {words.count(arm.flops_per_token)} FLOPs {words.one_counted(c.task)}"
     least = min(counted, key=lambda a: a.flops_per_token or 0.0)
     times = arm.flops_per_token / (least.flops_per_token or 1.0)
     if least is arm or times < 1.005:
@@ -136,14 +136,23 @@ def _computes(c: Comparison) -> str:
 def _not_shown(c: Comparison, best: ArmFigures, points: str) -> str:
     gain = best.gain
     assert gain is not None
+    if gain.value <= 0:
+        moved = gain if c.direction == "higher" else _negated(gain)
+        ends = f", interval {words.span(moved, c.unit)}" if moved.known else ""
+        by = f"{words.score(moved.value, c.unit, sign=True)}{points}"
+        return f"No method gained: the best, {best.name}, changed {words.metric_name(c.metric)} by {by}{ends}."
     by = f"{words.score(gain.value, c.unit, sign=True)}{points}"
     ends = f", interval {words.span(gain, c.unit)}" if gain.known else ""
-    if gain.value <= 0:
-        return f"No method gained: the best, {best.name}, changed {words.metric_name(c.metric)} by {by}{ends}."
     return (
         f"No gain is shown: {best.name} has the largest mean, {by} of {words.metric_name(c.metric)}{ends}, "
         "which may be chance."
     )
+
+
+def _negated(gain: Interval) -> Interval:
+    """A gain as the change of a metric that is better the lower it is."""
+    low, high = (None if end is None else -end for end in (gain.high, gain.low))
+    return gain.model_copy(update={"value": -gain.value, "low": low, "high": high})
 
 
 def _and(names: Sequence[str]) -> str:
@@ -161,8 +170,10 @@ def row(c: Comparison, arm: ArmFigures) -> dict[str, Any]:
         "behind": f"{words.score(behind.value, c.unit, sign=True)} [{words.span(behind, c.unit)}]"
         if behind is not None and behind.known
         else "",
-        "lost": cell(arm.lost_at_target, NATS, sign=True, against=arm.lost_against, best="keeps most", tied="tied"),
-        "lost_full": cell(arm.lost, NATS, sign=True),
+        "lost": cell(
+            arm.lost_at_target, c.kept_unit, sign=True, against=arm.lost_against, best="keeps most", tied="tied"
+        ),
+        "lost_full": cell(arm.lost, c.kept_unit, sign=True),
         "drift": cell(arm.drift_at_target, NATS),
         "drift_full": cell(arm.drift, NATS),
         "target": cell(arm.target, c.unit),
@@ -216,7 +227,8 @@ def pictures(c: Comparison) -> list[tuple[str, str]]:
     out: list[tuple[str, str] | None] = []
     y_label = f"{words.metric_name(c.metric)} ({c.direction} is better)"
     if c.drift_measure is not None:
-        unit = f", {NATS}" if c.drift_measure == "kl" else ""
+        told = words.drift_unit(c.drift_measure, c.task)
+        unit = f", {told}" if told else ""
         curves = [Curve(a.name, _points(c, [(p.strength, p.target, p.drift) for p in a.curve])) for a in c.arms]
         out.append(
             _both(
@@ -237,7 +249,7 @@ def pictures(c: Comparison) -> list[tuple[str, str]]:
                 c,
                 curves,
                 Point(base, c.base_target, "base"),
-                f"loss on {name}, {NATS}, worse \u2192",
+                f"loss on {name}, {c.kept_unit}, worse \u2192",
                 y_label,
                 from_zero=False,
             )
@@ -309,6 +321,8 @@ def html(c: Comparison) -> str:
         "kept_names": list(c.base_kept),
         "pack_names": list(c.base_packs),
         "drift_name": words.drift_name(c.drift_measure) if c.drift_measure else "",
+        "counted": words.counted(c.task),
+        "one_counted": words.one_counted(c.task),
         "runs": sum(len(a.runs) for a in c.arms),
         "race": race_words(c),
         "drops": drops(c),
@@ -350,7 +364,16 @@ def _table(c: Comparison, stacked: bool) -> Table:
     kept_or_drift = "lost, matched" if c.base_kept else "drift, matched"
     forgot = ("forgetting",) if c.tasks else ()
     first = "method" if c.arms[0].select is None else "selector"
-    for name in (first, gain_of, "", *forgot, kept_or_drift, "stored", "training", "compute\na token"):
+    for name in (
+        first,
+        gain_of,
+        "",
+        *forgot,
+        kept_or_drift,
+        "stored",
+        "training",
+        f"compute\n{words.one_counted(c.task)}",
+    ):
         left = name in (first, "")
         least = len("dropped") if name == "" else None  # a word is not broken
         table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left, min_width=least)

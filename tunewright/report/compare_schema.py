@@ -209,6 +209,7 @@ class Comparison(Saved):
     evaluated: int | None = Field(None, description="rows that the target was measured on")
     base_target: float | None = Field(None, description="the untouched base on those rows")
     base_kept: dict[str, float] = Field(default_factory=dict, description="its losses on what is to be kept")
+    kept_unit: str = Field("nats per token", description="the unit of these losses")
     base_packs: dict[str, float] = Field(default_factory=dict, description="its shares of right answers of packs")
     drift_measure: Literal["kl", "1-cka", "forecast", "action", "denoising"] | None = None
     budget: dict[str, float] = Field(description="the one budget for all")

@@ -42,9 +42,8 @@ def trades(report: Report, most: int = 3) -> list[tuple[str, str]]:
         return []
     out, dials = [], strengths(report)
     if report.drift is not None:
-        name = f"drift: {words.drift_name(report.drift.measure)}" + (
-            f", {words.drift_unit('kl', report.task)}" if report.drift.measure == "kl" else ""
-        )
+        unit = words.drift_unit(report.drift.measure, report.task)
+        name = f"drift: {words.drift_name(report.drift.measure)}" + (f", {unit}" if unit else "")
         spots = [
             point(s.target, s.drift, _strength_label(s)) for s in dials if s.target is not None and s.drift is not None
         ]

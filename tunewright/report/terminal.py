@@ -89,10 +89,9 @@ def cost(report: Report) -> Paragraph | None:
     if c.trainable_parameters is not None:
         whole = report.model.parameters if report.model is not None else None
         reshaped = report.trained.parameters if report.trained is not None else None
-        share = f" of {words.count(reshaped or whole or 0)}" if reshaped or whole else ""
         base = f" ({words.count(whole)} in the base)" if whole else ""
         shape = f" in the new shape{base}" if reshaped else ""
-        parts.append(f"{words.count(c.trainable_parameters)}{share} parameters trained{shape}")
+        parts.append(words.trained_of(c.trainable_parameters, reshaped or whole) + shape)
     if c.stored_bytes is not None:
         parts.append(f"{words.size(c.stored_bytes)} stored")
     if c.peak_memory_bytes is not None:

@@ -8,7 +8,7 @@ from tunewright.measure.intervals import Interval
 from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Measured, Report, Target
 from tunewright.report.sequenced import SequenceReport
-from tunewright.tasks._parts import TO_IMAGE, TREES, UNCONDITIONAL
+from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, TO_IMAGE, TREES, UNCONDITIONAL
 
 MINUS = "\u2212"
 KINDS = {"row": "rows", "document": "documents", "sequence": "sequences", "seed": "seeds"}
@@ -131,7 +131,7 @@ METRICS = {
 }
 
 
-NUMBERS = ("mse", "pearson", "spearman", "r2")
+NUMBERS = ("mse", "rmse", "mae", "pearson", "spearman", "r2")
 """Metrics of rows with a number."""
 
 
@@ -157,10 +157,30 @@ def draws(task: str | None) -> bool:
 
 
 def counted(task: str | None) -> str:
-    """What a task's rows are counted in: images, patches of them, else tokens."""
-    dense = dict.fromkeys(("image-segmentation", "object-detection"), "patches")
-    drawn = dict.fromkeys((UNCONDITIONAL, TO_IMAGE), "images")
-    return {"image-classification": "images", **dense, **drawn}.get(task or "", "tokens")
+    """What a task's rows are counted in: images, patches of them, moments of series, else tokens."""
+    dense = dict.fromkeys(("image-segmentation", DETECTION), "patches")
+    whole = dict.fromkeys(("image-classification", FEATURES, UNCONDITIONAL, TO_IMAGE), "images")
+    return {**dense, **whole, FORECASTING: "time steps"}.get(task or "", "tokens")
+
+
+def one_counted(task: str | None) -> str:
+    """One of what a task's rows are counted in: a token, an image, a patch."""
+    known = {"images": "an image", "patches": "a patch"}
+    return known.get(counted(task), f"a {counted(task).removesuffix('s')}")
+
+
+def a_second(task: str | None) -> str:
+    """What a second's work is counted in while a run works, in short: tok/s, images/s."""
+    return {"tokens": "tok"}.get(counted(task), counted(task)) + "/s"
+
+
+def trained_of(trained: float, whole: float | None) -> str:
+    """Parameters that were trained, of those of the model; what a method adds beside it may be more than it has."""
+    if not whole:
+        return f"{count(trained)} parameters trained"
+    if trained > whole:
+        return f"{count(trained)} parameters trained, some of them beside the model's {count(whole)}"
+    return f"{count(trained)} of {count(whole)} parameters trained"
 
 
 def metric_name(metric: str) -> str:

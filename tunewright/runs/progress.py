@@ -32,11 +32,11 @@ def say(text: str) -> None:
 class Screen:
     """`quiet` prints nothing but results; `json` prints one JSON record a line, on standard output.
 
-    `counted`: what a second's work is counted in, "tok" or "images".
+    `counted`: what a second's work is counted in, as "tok/s" or "images/s".
     """
 
     def __init__(self, *, quiet: bool = False, json: bool = False):
-        self.quiet, self.json, self.counted = quiet, json, "tok"
+        self.quiet, self.json, self.counted = quiet, json, "tok/s"
 
     def say(self, text: str, *, always: bool = False) -> None:
         if always or not (self.quiet or self.json):
@@ -86,7 +86,7 @@ class Screen:
                 bar.update(
                     task,
                     completed=record["step"],
-                    told=f"loss {record['loss']:.3f}, {record['tokens_per_second']:.0f} {self.counted}/s",
+                    told=f"loss {record['loss']:.3f}, {record['tokens_per_second']:.0f} {self.counted}",
                 )
 
         if in_notebook():
@@ -108,7 +108,7 @@ class Screen:
             left = f", {in_words(pace.left)}" if record["step"] < plan.steps else ""
             self.say(
                 f"training '{stage}': step {record['step']} of {plan.steps}, loss {record['loss']:.3f}, "
-                f"{record['tokens_per_second']:.0f} {self.counted}/s{left}"
+                f"{record['tokens_per_second']:.0f} {self.counted}{left}"
             )
 
         return show

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tunewright.measure import metrics
 from tunewright.measure.episodes import scored
-from tunewright.measure.forecasts import FORECASTS, judging
+from tunewright.measure.forecasts import judging
 from tunewright.measure.intervals import Interval
 from tunewright.measure.parts import beside, part_difference, part_names, part_summary
 from tunewright.measure.rows import RowResult
@@ -150,19 +151,13 @@ def probe_of(meter: Meter, after: Readings) -> schema.Measured:
 
 
 def unit_of(meter: Meter) -> str:
-    """The target's unit: losses are in nats, all else are shares, unless the metric says that it is none."""
-    metric = get_metric(meter.metric)
-    if not metric.share:
-        return unit_beside(meter, meter.metric)
-    return "fraction" if metric.is_rate or metric.kind == "predicted" else kept_unit(meter)
+    """The target's unit."""
+    return metrics.unit_of(meter.metric, kept_unit(meter))
 
 
 def unit_beside(meter: Meter, metric: str) -> str:
-    """The unit of a metric of predicted rows: of one that is no share the task's for an error, else none."""
-    m = get_metric(metric)
-    if m.unit:
-        return m.unit
-    return "fraction" if m.share else "" if m.higher_is_better or metric in FORECASTS else kept_unit(meter)
+    """The unit of a metric that stands beside the target."""
+    return metrics.unit_of(metric, kept_unit(meter))
 
 
 def kept_unit(meter: Meter) -> str:

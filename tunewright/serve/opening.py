@@ -77,8 +77,9 @@ def _of_run(folder: Path, root: Path | None, limits: Limits | None, name: str | 
         finished = _whole(folder)
         return VectorServer(finished.adapted, finished.tokenizer, task, own, limits)
     if not task.is_a(WRITES):
-        what = f"a {task.name} model is not served"
-        raise MethodError(what, where=str(folder), remedy=f"serve runs of {WRITES} or {EMBEDS}")
+        what = f"a model of {task.name} is not served: it neither writes text nor makes vectors of texts"
+        remedy = f"write it as a folder for its own library: tunewright export {folder}"
+        raise MethodError(what, where=str(folder), remedy=remedy)
     if (folder / "adapter").is_dir() and not recipe.new_tokens:
         base = Path(recipe.model.name).name
         server = Server(load_base(recipe), base if NAME.fullmatch(base) and base != own else "base", root, limits)

@@ -17,18 +17,22 @@ from tunewright.loading.save import inputs_of
 from tunewright.machine import host
 from tunewright.models.aligned import align
 from tunewright.models.arguments import said_in
+from tunewright.tasks._sampled import inputs_at_random
 from tunewright.weights.naming import in_memory
 from tunewright.weights.source import Source, Tuned
 
 ROWS, LENGTH = 4, 32
 NEW_TOKENS = 16
+_PICTURES = ("image_token_id", "image_token_index", "video_token_id")
+"""Keys of the tokens in whose places pictures are read, of models that see: there are none in these texts."""
 
 
 @dataclass
 class Compared:
-    """Logits of one model against another's, over `tokens` tokens: the largest and the root mean square difference,
-    both over the reference's standard deviation; the mean divergence KL(reference | other) in nats a token; the share
-    of tokens whose likeliest next token is the same.
+    """Logits of one model against another's, over `tokens` places: the largest and the root mean square difference,
+    both over the reference's standard deviation; the mean divergence KL(reference | other) in nats a place; the share
+    of places whose likeliest output is the same. `place`: "token", or "row" of a model that says one thing a row;
+    `numbers`: what it says has no likelihoods that are compared here (a number a row; forecasts, actions, boxes).
     """
 
     tokens: int
@@ -36,19 +40,30 @@ class Compared:
     rms: float
     kl: float
     same_top: float
+    place: str = "token"
+    numbers: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def __str__(self) -> str:
+        if self.numbers:
+            return (
+                f"what they say differs by {self.rms:.2g} (largest {self.largest:.2g}) of its standard deviation, at "
+                f"{self.tokens} places"
+            )
+        what = "token" if self.place == "token" else "class"
         return (
             f"logits differ by {self.rms:.2g} (largest {self.largest:.2g}) of their standard deviation, "
-            f"KL {self.kl:.2g} nats/token, the same likeliest token at {100 * self.same_top:.3g} % of {self.tokens}"
+            f"KL {self.kl:.2g} nats/{self.place}, the same likeliest {what} at {100 * self.same_top:.3g} % of "
+            f"{self.tokens}"
         )
 
 
-def compare(reference: Tensor, other: Tensor) -> Compared:
-    """Two logits of one shape [R, T, V] (or [R, V]), in fp32. ModelError where their shapes differ."""
+def compare(reference: Tensor, other: Tensor, *, numbers: bool = False) -> Compared:
+    """Two logits of one shape [R, T, V] (or [R, V]), in fp32. `numbers`: they are none, but values. ModelError where
+    their shapes differ.
+    """
     if reference.shape != other.shape:
         raise ModelError(
             f"logits of {tuple(reference.shape)} cannot be compared with those of {tuple(other.shape)}",
@@ -64,6 +79,8 @@ def compare(reference: Tensor, other: Tensor) -> Compared:
         rms=float(gap.square().mean().sqrt()) / spread,
         kl=max(0.0, float((p.exp() * (p - q)).sum(-1).mean())),
         same_top=float(same),
+        place="token" if reference.ndim > 2 else "row",
+        numbers=numbers or reference.shape[-1] == 1,
     )
 
 
@@ -91,22 +108,33 @@ def model_of(source: Source) -> Any:
     return model.eval()
 
 
+def reads_tokens(model: Any) -> bool:
+    """Whether token ids are what a model reads first; others are compared on inputs that their configs describe."""
+    return getattr(model, "main_input_name", "input_ids") == "input_ids" and inputs_at_random(model) is None
+
+
 def tokens_for(model: Any) -> Tensor:
     """Token ids [4, 32], spread over the vocabulary, the same each time. ModelError for a model that reads none."""
-    embeddings = model.get_input_embeddings()
-    if getattr(model, "main_input_name", "input_ids") != "input_ids" or embeddings is None:
-        raise ModelError("this model reads no tokens", remedy="`tunewright export RUN` writes models of other inputs")
+    embeddings = model.get_input_embeddings() if reads_tokens(model) else None
+    if embeddings is None:
+        raise ModelError(
+            f"a {type(model).__name__} reads no tokens, by which models are compared here",
+            remedy="write the run as a plain folder, which is checked on inputs of its own: tunewright export RUN",
+        )
     draw = torch.Generator().manual_seed(0)
     pad = getattr(model.config.get_text_config(), "pad_token_id", None)
     count = int(embeddings.weight.shape[0])
     ids = torch.randint(0, count, (ROWS, LENGTH), generator=draw)
-    return torch.where(ids == pad, (ids + 1) % count, ids) if pad is not None else ids
+    for held in (pad, *(getattr(model.config, name, None) for name in _PICTURES)):
+        ids = torch.where(ids == held, (ids + 1) % count, ids) if isinstance(held, int) else ids
+    return ids
 
 
 @torch.no_grad()
 def logits_of(model: Any, ids: Tensor | None = None) -> Tensor:
-    """A model's logits on `tokens_for` it, in fp32."""
-    return said_in(model(**inputs_of(model, tokens_for(model) if ids is None else ids))).float()
+    """A model's logits in fp32, on `tokens_for` it; what one says that reads no tokens, on inputs at random."""
+    given = inputs_at_random(model) if ids is None else None
+    return said_in(model(**inputs_of(model, given or (tokens_for(model) if ids is None else ids)))).float()
 
 
 @torch.no_grad()

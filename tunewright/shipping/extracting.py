@@ -23,7 +23,7 @@ from tunewright.loading.quiet import quiet
 from tunewright.models.peft_format import PREFIX, TASK_TYPES, WEIGHTS
 from tunewright.models.peft_settings import CONFIG, config_of
 from tunewright.models.sites import Site, discover
-from tunewright.shipping.comparing import Compared, compare, fits_in_memory, logits_of, model_of
+from tunewright.shipping.comparing import Compared, compare, fits_in_memory, logits_of, model_of, reads_tokens
 from tunewright.weights.naming import in_memory, skeleton
 from tunewright.weights.opening import open_source
 from tunewright.weights.source import Source
@@ -200,7 +200,9 @@ def _compare(a: Source, b: Source, found: Extracted) -> None:
         found.notes.append(why)
         return
     try:
-        wanted, begun = logits_of(model_of(b)), logits_of(model_of(a))
+        model = model_of(b)
+        wanted, numbers = logits_of(model), not reads_tokens(model)
+        begun = logits_of(model_of(a))
         if wanted.shape != begun.shape:
             found.notes.append("logits were not compared: the vocabularies differ in size")
             return
@@ -208,7 +210,8 @@ def _compare(a: Source, b: Source, found: Extracted) -> None:
     except ModelError as error:
         found.notes.append(f"logits were not compared: {error}")
         return
-    found.apart, found.missing = compare(wanted, begun), compare(wanted, with_adapter)
+    found.apart = compare(wanted, begun, numbers=numbers)
+    found.missing = compare(wanted, with_adapter, numbers=numbers)
 
 
 def _on(a: Source, adapter: Path) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from tunewright.errors import MethodError, ModelError, RecipeError, did_you_mean
 from tunewright.recipe import Recipe
 from tunewright.runs.folder import RECIPE
-from tunewright.shipping.comparing import Compared, compare, fits_in_memory, logits_of, model_of
+from tunewright.shipping.comparing import Compared, compare, fits_in_memory, logits_of, model_of, reads_tokens
 from tunewright.weights.opening import open_source
 from tunewright.weights.request import DTYPES, Part, Request
 from tunewright.weights.source import Tuned
@@ -78,8 +78,9 @@ def fuse(base: str, adapter: str, out: Path, *, dtype: str | None = None, shard_
     if (why := fits_in_memory(change.base.folder)) is not None:
         notes.append(why)
     else:
-        beside = logits_of(model_of(change))
-        logits = compare(beside, logits_of(model_of(open_source(str(out)))))
+        model = model_of(change)
+        beside, numbers = logits_of(model), not reads_tokens(model)
+        logits = compare(beside, logits_of(model_of(open_source(str(out)))), numbers=numbers)
         limit = max(LIMIT[s] for s in stored)
         if logits.largest > limit:
             broken = out.rename(out.with_name(out.name + ".broken"))

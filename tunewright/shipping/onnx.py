@@ -11,6 +11,7 @@ import torch
 
 from tunewright.errors import MethodError, MissingExtraError, ModelError
 from tunewright.loading.quiet import quiet
+from tunewright.loading.tables import TABLE_FILE
 from tunewright.models.arguments import sees_pictures
 from tunewright.shipping.comparing import compare, fits_in_memory, logits_of, model_of, tokens_for
 from tunewright.weights.card import READERS
@@ -18,7 +19,7 @@ from tunewright.weights.source import Source
 
 AGREES = 1e-2
 """Root mean square difference of logits, over their standard deviation, of two libraries' float32 on one processor."""
-KEPT = ("config.json", "generation_config.json", "README.md", *READERS)
+KEPT = ("config.json", "generation_config.json", "README.md", TABLE_FILE, *READERS)
 
 
 class _Says(torch.nn.Module):
@@ -65,7 +66,14 @@ def write(folder: Path, target: Path) -> tuple[list[str], dict[str, Any], list[s
             where=str(folder),
             remedy="export a plain folder: leave --to out",
         )
-    ids = tokens_for(model)
+    try:
+        ids = tokens_for(model)
+    except ModelError as error:
+        raise MethodError(
+            f"the graph that is written here reads token ids, and a {type(model).__name__} reads none",
+            where=str(folder),
+            remedy="export a plain folder (leave --to out) and trace its model with torch.onnx.export on your inputs",
+        ) from error
     mask = torch.ones_like(ids)
     batch, sequence = torch.export.Dim("batch", min=1), torch.export.Dim("sequence", min=2)
     shapes = {"input_ids": {0: batch, 1: sequence}, "attention_mask": {0: batch, 1: sequence}}
@@ -105,4 +113,6 @@ def _checked(target: Path, model: Any, ids: torch.Tensor) -> tuple[list[str], di
             raise ModelError(f"onnxruntime says something else: {told}", where=str(target), remedy="report a defect")
         figures[what] = told.to_json()
         checks.append(f"run by onnxruntime on {list(rows.shape)} tokens, against transformers: {told}")
-    return checks, figures, ["the graph has no cache: each new token costs a forward of the whole text"]
+    writes = getattr(model, "can_generate", lambda: False)()
+    notes = ["the graph has no cache: each new token costs a forward of the whole text"] if writes else []
+    return checks, figures, notes

@@ -19,9 +19,12 @@ from tunewright.runs.folder import RECIPE
 
 @dataclass
 class Plain:
-    """A plain transformers folder; `recipe`: of the run that it is of (None for a model's folder)."""
+    """A plain transformers folder; `named`: what the user named, which messages name too; `recipe`: of the run that it
+    is of (None for a model's folder).
+    """
 
     folder: Path
+    named: Path
     recipe: Recipe | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -35,7 +38,7 @@ def plain(ref: Path, out: Path, task: str | None = None) -> Iterator[Plain]:
         try:
             exported = export(ref, scratch / ref.resolve().name, task, quiet=True)
             _no_pipeline(exported.folder, ref)
-            yield Plain(exported.folder, Recipe.load(ref / RECIPE), list(exported.notes))
+            yield Plain(exported.folder, ref, Recipe.load(ref / RECIPE), list(exported.notes))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return
@@ -54,7 +57,7 @@ def plain(ref: Path, out: Path, task: str | None = None) -> Iterator[Plain]:
         )
     if task is not None:
         raise MethodError("a folder holds one model, and no task's change", where="--task", remedy="leave --task out")
-    yield Plain(ref)
+    yield Plain(ref, ref)
 
 
 def _no_pipeline(folder: Path, named: Path) -> None:
@@ -78,7 +81,7 @@ def generates(plain: Plain, what: str) -> Any:
     if not kind.endswith(("ForCausalLM", "LMHeadModel")):
         raise MethodError(
             f"{what} holds language models that write text, and this is a {kind}",
-            where=str(plain.folder),
+            where=str(plain.named),
             remedy="export a plain transformers folder: leave --to out",
         )
     return AutoTokenizer.from_pretrained(plain.folder, local_files_only=True)

@@ -29,6 +29,8 @@ _MASKS = {"patchtst": "past_observed_mask", "patchtsmixer": "observed_mask"}
 _CLASSES = {"patchtst": "PatchTSTForPrediction", "patchtsmixer": "PatchTSMixerForPrediction"}
 """Types of models that transformers' automatic class does not list -> their own class."""
 _TIMESFM = "timesfm"
+TYPES = (*_CLASSES, _TIMESFM)
+"""Types of forecasters that are read here."""
 _TIMED = ("time_series_transformer", "informer", "autoformer")
 
 

@@ -81,6 +81,7 @@ class TrialRecord(_Part):
     )
     target_metric: str = Field("", description="name of the headline metric")
     target_unit: str = Field("fraction", description="its unit")
+    kept_unit: str = Field("nats per token", description="the unit of the losses on what is to be kept")
     direction: Literal["higher", "lower"] = Field("higher", description="which way the target is better")
     evaluated: int | None = Field(None, description="rows that the target was measured on")
     rows: RowScores | None = Field(
@@ -307,6 +308,7 @@ def figures_of(report: Report) -> dict[str, Any]:
         "base": base,
         "strengths": [readings[s] for s in sorted(readings)],
         "target_metric": target.metric if target else "",
+        "kept_unit": next((k.unit for k in report.kept), "nats per token"),
         "target_unit": target.unit if target else "fraction",
         "direction": target.direction if target else "higher",
         "evaluated": target.n if target else None,

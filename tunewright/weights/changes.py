@@ -22,6 +22,7 @@ from tunewright.models.deltas import FORMS, Delta, LowRank
 from tunewright.models.peft_settings import open_config
 from tunewright.models.peft_types import refuse_type
 from tunewright.weights.folding import layer_changes
+from tunewright.weights.reading import run_of
 from tunewright.weights.source import Change, Source, Tuned
 
 ROWS = 64  # rows of a product formed at once, counted from the first row: the same bits whatever range is asked for
@@ -35,6 +36,10 @@ Open = Callable[[str], Source]
 """Opens the model that a user or a file names."""
 
 
+class _UnnamedError(ModelError):
+    """What is changed has no tensor of its name in the base's files."""
+
+
 def read_change(folder: Path, ref: str, base: str | None, opened: Open) -> Tuned:
     """An adapter or a saved change on `base`, or on the base that its run keeps or it names itself. ModelError for what
     is neither.
@@ -45,7 +50,8 @@ def read_change(folder: Path, ref: str, base: str | None, opened: Open) -> Tuned
         config = open_config(folder)
         refuse_type(config.get("peft_type"), str(folder / "adapter_config.json"))
         under = _base(base or config.get("base_model_name_or_path"), folder, opened)
-        return Tuned(under, ref, folder, _adapter(folder, under), lambda: _digest(folder / peft_format.WEIGHTS, under))
+        under, changed = _on_names(folder, under)
+        return Tuned(under, ref, folder, changed, lambda: _digest(folder / peft_format.WEIGHTS, under))
     if (folder / delta_format.HOW).exists():
         how, tensors = delta_format.read_delta(folder)
         under = _named(_base(base or how["base"]["name"], folder, opened), how)
@@ -95,6 +101,22 @@ def _named(base: Source, how: Mapping[str, Any]) -> Source:
     from tunewright.weights.naming import in_memory  # needs transformers
 
     return in_memory(base)
+
+
+def _on_names(folder: Path, base: Source) -> tuple[Source, dict[str, Change]]:
+    """An adapter's changes, and the base under the names that they have: where its files have others (of an older
+    transformers, or of a model of parts), those that it has in memory.
+    """
+    try:
+        return base, _adapter(folder, base)
+    except _UnnamedError as unnamed:
+        from tunewright.weights.naming import in_memory  # needs transformers
+
+        try:
+            renamed = in_memory(base)
+            return renamed, _adapter(folder, renamed)
+        except ModelError:
+            raise unnamed from None
 
 
 def _digest(file: Path, base: Source) -> str:
@@ -182,10 +204,10 @@ def _stored_name(base: Source, parameter: str, folder: Path) -> str:
         if name in base.entries:
             return name
     remedy = f"give the base that it was made for; {did_you_mean(parameter, base.entries)}"
-    if ".language_model." in parameter and not any(n.startswith("model.language_model.") for n in base.entries):
-        # transformers renames the weights of models that see as it loads them; files are read as they are here
+    if (run := run_of(folder)) is not None:
         remedy = (
-            "its files call the weights otherwise than transformers does: `tunewright export RUN` writes them whole"
+            "give the base that it was made for; where its run made it beside the base, as a head for a task, merge "
+            f"models that are whole: `tunewright export {run}` writes one"
         )
     if base.config.get("tie_word_embeddings") and parameter.endswith(("lm_head.weight", "embed_out.weight")):
         # an output that is kept whole (modules_to_save) beside embeddings that the base shares with it
@@ -194,7 +216,7 @@ def _stored_name(base: Source, parameter: str, folder: Path) -> str:
             where=str(folder),
             remedy="merge it with PEFT, which parts the two, and load the merged model",
         )
-    raise ModelError(f"the base has no tensor '{parameter}'", where=str(folder), remedy=remedy)
+    raise _UnnamedError(f"the base has no tensor '{parameter}'", where=str(folder), remedy=remedy)
 
 
 def _bias(base: Source, site: str) -> str | None:
@@ -254,7 +276,8 @@ def _saved(folder: Path, how: Mapping[str, Any], tensors: Mapping[str, Tensor], 
             raise ModelError(
                 f"the base has no tensor '{name}' of {tuple(shape)}",
                 where=str(folder),
-                remedy=f"give its own base; {did_you_mean(name, base.entries)}",
+                remedy=f"give its own base; {did_you_mean(name, base.entries)}; where its run made it beside the base, "
+                "merge models that are whole: `tunewright export RUN` writes one",
             )
         whole = tensors.get(f"value:{name}")
         if whole is not None:

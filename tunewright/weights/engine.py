@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tunewright import __version__
 from tunewright.errors import FolderError, MethodError, ModelError, NonFiniteError, RecipeError
-from tunewright.weights import _plain, configs, fast, names, sections, vocabulary
+from tunewright.weights import _plain, configs, fast, names, reading, sections, vocabulary
 from tunewright.weights.opening import open_source
 from tunewright.weights.request import DTYPES, Part, Request, same_model
 from tunewright.weights.resolving import Operator
@@ -68,9 +68,11 @@ class Engine:
             self._open(asked, Operator(asked))
         self.sources = list(self._opened.values())
         self._check_folders()
+        reading.adopt(self.base, self.models)
         self.like = self.base or self.models[0]
         self.config: dict[str, Any] = copy.deepcopy(self.like.config)
-        self.notes = [*request.notes, *self._configs()]
+        self.table, notes = reading.agreed_layout(self.models, allow=request.allow_crimes)
+        self.notes = [*request.notes, *self._configs(), *notes]
         self.spans = self._spans()
         self._of = {n: span for span in self.spans for n in span.entries}
         self.entries = {n: e for span in self.spans for n, e in span.entries.items()}

@@ -87,6 +87,9 @@ def change_in(folder: Path) -> Path | None:
 
 
 def _tuned(folder: Path, ref: str, base: str | None) -> Tuned:
+    from tunewright.weights import reading
     from tunewright.weights.changes import read_change  # needs torch
 
-    return read_change(folder, ref, base, open_source)
+    source = read_change(folder, ref, base, open_source)
+    reading.note(source)
+    return source

@@ -59,7 +59,11 @@ class Entry:
 
 
 class Source:
-    """A model folder. `ref` is what the user wrote, `origin` says where it came from."""
+    """A model folder. `ref` is what the user wrote, `origin` says where it came from; `table`: how its rows are read,
+    where that stands in no file of the folder (`weights.reading`).
+    """
+
+    table: dict[str, Any] | None = None
 
     def __init__(self, folder: Path, ref: str, origin: str, licence: str | None):
         self.folder, self.ref, self.origin, self.licence = folder, ref, origin, licence

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import MethodError, RecipeError
+from tunewright.loading.tables import TABLE_FILE, written
 from tunewright.machine import host
 from tunewright.weights import card, chat_templates, checks, fast
 from tunewright.weights.engine import Engine
@@ -185,6 +186,9 @@ def _beside(engine: Engine, folder: Path) -> None:
     stored = [e.dtype for e in engine.stored.values() if e.floats]
     config = {**engine.config, **engine.learned.get("config", {})}
     card.write_beside(folder, config, engine.like, reader, _commonest(stored), engine.rows)
+    if engine.table is not None:
+        layout = {k: v for k, v in engine.table.items() if k != "task"}
+        (folder / TABLE_FILE).write_text(written(layout, engine.table["task"]), encoding="utf-8")
     if request.chat_template is not None:
         note = chat_templates.write(folder, request.chat_template, engine.sources)
         engine.notes += [note] if note else []
