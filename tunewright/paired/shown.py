@@ -33,7 +33,8 @@ def table(pair: Pair) -> Numbers | None:
     if pair.calibration is not None:
         rows.append(_row(pair.calibration, words.metric_name(pair.calibration.metric), ""))
     if pair.drift is not None:
-        unit = ", nats/token" if pair.drift.measure == "kl" else ""
+        unit = words.drift_unit(pair.drift.measure, pair.task)
+        unit = f", {unit.replace(' per ', '/')}" if unit else ""
         name = words.drift_name(pair.drift.measure, "the first") if unit else pair.drift.measure
         rows.append((Text(f"drift: {name}{unit}"), (Cell("0"), _cell(pair.drift.value, "nats"), Cell())))
     return Numbers(("measured", "first", "second", "change"), tuple(rows)) if rows else None
@@ -85,7 +86,10 @@ def intervals(pair: Pair) -> str:
     over = sorted({words.KINDS[u] for u in units | ({pair.drift.value.unit} if pair.drift is not None else set())})
     if not over:
         return ""
-    said = f"Intervals: 95 %, over {' and '.join(over)}, paired on the same rows."
+    if pair.target is not None and pair.target.metric in words.PLAYED:
+        over = ["episodes", *(kind for kind in over if kind != "rows" or pair.others)]
+    paired = "episodes" if "episodes" in over else "rows"
+    said = f"Intervals: 95 %, over {' and '.join(over)}, paired on the same {paired}."
     if "seeds" in over:
         return f"Intervals: 95 %, over {' and '.join(over)}."
     return said + " They describe these two models; other seeds or rows may move further than they say."

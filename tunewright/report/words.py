@@ -14,6 +14,10 @@ MINUS = "\u2212"
 KINDS = {"row": "rows", "document": "documents", "sequence": "sequences", "seed": "seeds"}
 
 
+PLAYED = ("return", "normalized_score")
+"""Metrics of a policy that plays: their rows are episodes."""
+
+
 def plain(x: float, digits: int = 3) -> str:
     """A number with `digits` significant digits, no exponent between 1e-4 and 1e6, a true minus sign."""
     if not math.isfinite(x):
@@ -161,6 +165,12 @@ def counted(task: str | None) -> str:
     dense = dict.fromkeys(("image-segmentation", "object-detection"), "patches")
     drawn = dict.fromkeys((UNCONDITIONAL, TO_IMAGE), "images")
     return {"image-classification": "images", **dense, **drawn}.get(task or "", "tokens")
+
+
+def rows_of(metric: str, n: int) -> str:
+    """How many rows a metric was measured on, by what such a row is: "200 rows", "2 episodes"."""
+    one = "episode" if metric in PLAYED else "row"
+    return f"{n:,} {one}{'' if n == 1 else 's'}"
 
 
 def metric_name(metric: str) -> str:
@@ -417,9 +427,11 @@ def what_intervals_mean(report: Report) -> str:
         return ""
     level = f"{100 * intervals[0].level:.0f} %"
     kinds = sorted({str(x.unit) for x in intervals})
+    played = report.target is not None and report.target.metric in PLAYED
     if kinds == ["seed"]:
         return f"Intervals: {level}, over training seeds."
     drawn = joined([KINDS.get(k, k) for k in ("row", "document", "sequence") if k in kinds])
+    drawn = drawn.replace("rows", "episodes") if played else drawn
     return (
         f"Intervals: {level}, over {drawn}. They describe this run; another seed or order of the data may move "
         "further than they say."
