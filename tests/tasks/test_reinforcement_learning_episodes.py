@@ -34,7 +34,8 @@ from tunewright.paired.result import Pair
 from tunewright.paired.sides import asked, task_named
 from tunewright.planning.check import check_recipe, show
 from tunewright.recipe import Recipe, Source
-from tunewright.report import words
+from tunewright.report import terminal, words
+from tunewright.report.answer import Answer
 from tunewright.report.schema import Report
 from tunewright.runs.assemble import assemble
 from tunewright.runs.run import resume, run
@@ -486,3 +487,19 @@ def test_what_was_played_is_called_episodes():
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(shown.layout(pair))
     assert "nats/action" in console.export_text()
+
+
+def test_a_return_has_no_reference_to_show():
+    model = policy(**CART)
+    (row,) = episodes.rows_of({**PLACE, "episodes": 1}, "cart")
+    (alone,) = episodes.play(model, [row], RETURN)
+    assert alone.reference == "" and alone.score is not None
+    told = Answer.of(alone.__dict__ | {"base": "a", "tuned": "b"})
+    report = SimpleNamespace(answers=[told], target=None, task=TASK.name)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal.answers(report))
+    out = console.export_text()
+    assert "seed 5" in out and "reference" not in out
+    (beside,) = episodes.rows_of({**PLACE, "episodes": 1, "expert_return": 500.0, "random_return": 20.0}, "cart")
+    (judged,) = episodes.play(model, [beside], METRICS["normalized_score"])
+    assert json.loads(judged.reference) == {"random": 20.0, "expert": 500.0}
