@@ -1,4 +1,4 @@
-"""By what methods spare parameters: each of two rooms says it, and lists show and sort by it."""
+"""By what methods spare parameters: two rooms say it, others where they add weights; lists show and sort by it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,18 @@ def test_every_method_that_adapts_or_chooses_says_it_in_its_own_file(entry: Entr
 
 def test_categories_are_those_that_a_file_may_name_and_each_has_some():
     assert {e.category() for e in SORTED} == set(CATEGORIES)
-    assert all(e.category() is None for e in catalogue.entries().values() if e.room not in ROOMS)
+
+
+@pytest.mark.parametrize("entry", [e for e in catalogue.entries().values() if e not in SORTED], ids=lambda e: e.name)
+def test_what_adds_weights_or_reads_prompts_says_it_in_other_rooms_too(entry: Entry):
+    """Prompts of continual learning were in no category, and `--category prompt` did not list them."""
+    cls = catalogue.load_method(entry.name)
+    prompted = bool({"prompt", "prompts"} & {*entry.name.split("-"), *cls.leaves}) and "wrap" in cls.slots()
+    if prompted or "attach" in cls.slots():
+        assert entry.category() in CATEGORIES, f"write category: ClassVar[str] into {entry.file}"
+    if prompted:
+        assert entry.category() == "prompt"
+    assert entry.category() is None or {"attach", "wrap"} & set(cls.slots()), "it changes no model's parameters"
 
 
 @pytest.mark.parametrize(
@@ -78,6 +89,7 @@ def test_pages_have_a_column_where_methods_say_it():
     page = methods_page()
     row = next(line for line in page.splitlines() if line.startswith("| [`lora`]"))
     assert "| reparameterised |" in row and all(f"- {n}: {w}" in page for n, w in CATEGORIES.items())
-    assert "| category |" in page and page.count("| category |") == len(ROOMS)
+    said = {e.room for e in catalogue.entries().values() if e.category() is not None}
+    assert said > set(ROOMS) and page.count("| category |") == len(said)
     row = next(line for line in choosing_page().splitlines() if line.startswith("| [`prefix-tuning`]"))
     assert row.split(" | ")[1] == "prompt"

@@ -244,4 +244,5 @@ def test_other_tasks_export_too(case: str, tmp_path: Path, monkeypatch: pytest.M
     changes: dict[str, Any] = {"stages__0__methods": ["full"]} if convolutional else {}
     file = small.write_recipe(tmp_path, task=task, keep=[], data={"train": "rows.jsonl"}, **changes)
     made = export(run(file, out=tmp_path / "out", quiet=True).folder)
-    assert made.reloaded < 1e-4 and made.folded < 1e-4 and any(task in w for w in made.warnings)
+    assert made.reloaded < 1e-4 and made.folded < 1e-4
+    assert made.warnings == [], "no server of adapters is asked for such a model"

@@ -11,9 +11,11 @@ import pytest
 
 from tests import tiny
 from tests.small import write_inputs, write_recipe
+from tests.tasks.playing import CART, carts, policy, write
 from tunewright.errors import TunewrightError
 from tunewright.planning.check import check_recipe
 from tunewright.planning.plan import plan
+from tunewright.recipe import Recipe
 from tunewright.runs.meter import Meter
 from tunewright.runs.run import run
 
@@ -219,3 +221,17 @@ def test_a_fault_is_refused_alike(fault, inputs, tmp_path, no_measuring):
         assert told(checked[0], inputs).split(" (")[0] in told(ran[0], inputs)
     else:
         assert told(checked[0], inputs) == told(ran[0], inputs)
+
+
+@pytest.mark.parametrize("method", ["loreft", "bert2bert"])
+def test_check_refuses_what_a_stage_of_a_policy_would_refuse_when_it_is_set_up(method: str, tmp_path: Path) -> None:
+    """These passed `check` on a policy, and ended the run behind the measuring of its base."""
+    policy(**CART).save_pretrained(tmp_path / "base")
+    write(tmp_path / "rows.jsonl", carts(4))
+    data = {"train": str(tmp_path / "rows.jsonl"), "trajectories": {"context": 4}}
+    tree = {"model": str(tmp_path / "base"), "task": "reinforcement-learning", "data": data, "budget": {"steps": 1}}
+    (told,) = check_recipe(Recipe.model_validate({**tree, "methods": [method]})).report.errors
+    with pytest.raises(TunewrightError) as refused:
+        run(Recipe.model_validate({**tree, "methods": [method]}), out=tmp_path / "out", quiet=True)
+    assert type(told) is type(refused.value) and told.what == refused.value.what and told.remedy
+    assert check_recipe(Recipe.model_validate({**tree, "methods": ["lora"]})).ok

@@ -11,11 +11,11 @@ import torch
 
 from tests import tiny
 from tunewright.contract.batch import Row
-from tunewright.contract.records import RowProblem
+from tunewright.contract.records import Problem, RowProblem
 from tunewright.contract.task import EncodeOptions
 from tunewright.data import dataset, store
 from tunewright.data.caution import repeated
-from tunewright.data.dataset import build, cursor, labels_of
+from tunewright.data.dataset import as_written, build, cursor, labels_of, stored
 from tunewright.data.encode import encode_all
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
 from tunewright.data.read import read_all
@@ -23,6 +23,7 @@ from tunewright.data.truncate import fit_length, trained_tokens
 from tunewright.errors import DataError
 from tunewright.models.attention import prepare_attention
 from tunewright.recipe import Source
+from tunewright.recipe.tables import as_table
 from tunewright.tasks import get_task
 from tunewright.tasks.image_classification import image_options
 
@@ -205,3 +206,22 @@ def test_leak_is_large_for_rows_that_see_each_other(tmp_path):
             return batch
 
     assert leak(tiny.llama(), Leaky(), sample_rows(make(tmp_path).rows)) > 10 * TOLERANCE
+
+
+def test_what_is_wrong_names_the_columns_of_the_file(tmp_path):
+    """A label that is missing, in a file that calls it otherwise, was said to be wrong in a column that nobody had."""
+    rows = [{"body": f"card {i}", "kind": str(i % 2)} for i in range(6)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"body": "lost", "kind": None}])))
+    source = Source(path="rows.jsonl", columns={"text": "body", "label": "kind"})
+    task, options = get_task("text-classification"), EncodeOptions(labels=("0", "1"))
+    (problem,) = stored(source, task, tiny.tokenizer(), options, tmp_path / "cache", base=tmp_path).problems
+    assert problem.field == "kind" and problem.where == "rows.jsonl:7"
+    said = Problem("f:1", "label", "'label' or `text` is wrong, and label in words is a word", 'write "label"')
+    found = as_written(said, source)
+    assert found.reason == "'kind' or `body` is wrong, and label in words is a word" and found.remedy == 'write "kind"'
+    table = as_table(Source(path="rows.jsonl"), "income", None)
+    assert as_written(said, table).field == "income"
+    assert as_written(said, Source(path="rows.jsonl")) == said
+    wrong = Source(path="rows.jsonl", columns={"text": "body", "label": "kynd"})
+    with pytest.raises(DataError, match="columns names 'kynd', which the row does not have"):
+        labels_of([wrong], tmp_path, task)

@@ -8,6 +8,7 @@ from tunewright.measure.intervals import (
     Interval,
     bootstrap_mean,
     bootstrap_statistic,
+    fewest,
     paired_difference,
     paired_proportions,
     t_interval,
@@ -73,7 +74,7 @@ def test_groups_are_resampled_whole():
 
 
 def test_weights_make_a_ratio_and_are_resampled_with_it():
-    got = bootstrap_mean([1.0, 3.0], weights=[3, 1])
+    got = bootstrap_mean([1.0, 3.0] * 2, weights=[3, 1] * 2)
     assert got.value == pytest.approx(1.5) and got.low == 1.0 and got.high == 3.0
 
 
@@ -163,3 +164,21 @@ def test_statistic_and_mapping():
     assert got.value == 19.5 and got.low < 19.5 < got.high
     assert got.map(lambda v: 2 * v).value == 39.0
     assert Interval.model_validate_json(got.model_dump_json()) == got
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.999])
+def test_units_too_few_to_reach_the_level_get_no_ends(level):
+    """Of two, half of all draws are one of them twice: ends at 95 % were the two values, which hold the truth half of
+    the time.
+    """
+    least = fewest(level)
+    assert least**-least < (1 - level) / 2 <= (least - 1) ** -(least - 1)
+    assert fewest(0.95) == 4
+    values = [float(i * i) for i in range(least)]
+    for made in (
+        lambda n: bootstrap_mean(values[:n], level=level),
+        lambda n: paired_difference([0.0] * n, values[:n], level=level),
+        lambda n: bootstrap_statistic(lambda at: float(np.mean([values[i] for i in at])), n, level=level),
+    ):
+        assert not made(least - 1).known and made(least).known
+    assert bootstrap_mean([1.0, 1.0], bounds=(0.0, 1.0), level=level).known, "rows alike are another way"

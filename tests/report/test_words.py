@@ -248,17 +248,17 @@ def test_of_numbers_the_plainest_answer_is_their_mean(metric: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "counted", "a_second"),
+    ("task", "counted", "in_short"),
     [
-        ("text-generation", "tokens", "tok/s"),
-        ("image-feature-extraction", "images", "images/s"),
-        ("object-detection", "patches", "patches/s"),
-        ("text-to-image", "images", "images/s"),
-        ("time-series-forecasting", "time steps", "time steps/s"),
+        ("text-generation", "tokens", "tok"),
+        ("image-feature-extraction", "images", "images"),
+        ("object-detection", "patches", "patches"),
+        ("text-to-image", "images", "images"),
+        ("time-series-forecasting", "time steps", "time steps"),
     ],
 )
-def test_work_is_counted_in_what_a_tasks_rows_are_made_of(task: str, counted: str, a_second: str) -> None:
-    assert (words.counted(task), words.a_second(task)) == (counted, a_second)
+def test_work_is_counted_in_what_a_tasks_rows_are_made_of(task: str, counted: str, in_short: str) -> None:
+    assert (words.counted(task), words.counted_in_short(task)) == (counted, in_short)
 
 
 def test_more_parameters_than_the_model_has_are_not_a_share_of_it() -> None:

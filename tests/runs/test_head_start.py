@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from torch.nn.functional import cross_entropy, mse_loss
 
 from tests import classifying, small
 from tests.options import session_of
 from tunewright import open_run
 from tunewright.finished.export import export
+from tunewright.measure import linear_probe
 from tunewright.pieces.heads import classifier_head, classifier_head_name
 from tunewright.report import summary, terminal, words
-from tunewright.runs.head_start import start_head, starts_from_probe
+from tunewright.runs.head_start import start_head, starts_from_probe, steadied
 from tunewright.runs.run import resume, run
 
 TASKS = (classifying.TEXT, classifying.PICTURES)
@@ -50,6 +54,35 @@ def test_the_head_starts_from_the_probe_and_the_base_is_had_back(inputs):
     assert torch.equal(head.weight, drawn)
     start_head(session, session.stages[0])  # from the cache
     assert torch.equal(head.weight, set_first)
+
+
+@pytest.mark.parametrize("regression", [True, False], ids=["numbers", "classes"])
+def test_a_head_does_not_start_where_a_step_of_the_body_drowns_it(regression):
+    """Features of the lab's encoder on tables are like this: far from zero, and a tenth of that apart."""
+    generator = torch.Generator().manual_seed(1)
+    told = torch.randn(200, 8, generator=generator, dtype=torch.float64)
+    score = told.sum(1) / told.sum(1).std()
+    labels = (score > 0).long().tolist()
+
+    def fitted(features, penalty=None):
+        if regression:
+            return linear_probe.fit_targets(features, score[:, None].tolist(), regression=True, penalty=penalty)
+        return linear_probe.fit(features, labels, 2, penalty=penalty)
+
+    def loss(logits):
+        right = torch.tensor(labels)
+        return float(cross_entropy(logits, right) if not regression else mse_loss(logits[:, 0], score))
+
+    alike, apart = 1 + 0.03 * told, told
+    first = fitted(alike)
+    steady = steadied(first, partial(fitted, alike), loss, alike)
+    noise = torch.randn(alike.shape, generator=generator, dtype=torch.float64) / 3
+    constant = loss(fitted(alike, 1e-12).logits(alike))
+    assert loss(first.logits(alike)) < 0.5 * constant < 2 * constant < loss(first.logits(alike + noise))
+    assert loss(steady.logits(alike)) < constant and loss(steady.logits(alike + noise)) < 1.1 * constant
+    assert steady.weight.abs().sum() > 0.01, "nothing of the probe is left"
+    whole = fitted(apart)  # features that differ keep the probe as it is
+    assert steadied(whole, partial(fitted, apart), loss, apart) is whole
 
 
 def test_the_recipe_may_say_random(inputs):

@@ -94,7 +94,9 @@ def test_what_is_wrong_with_an_episode_is_told_with_its_line(field, tmp_path):
 OTHER = {
     "an observation has 2 numbers, and the model reads 3": {"observations": [[0.0, 1.0]] * 4},
     "action 5 at step 1 is none of the model's 3": {"actions": [0, 5, 1, 1]},
-    "its actions are lists of numbers, and those of the model are numbers of actions": {"actions": [[0.1, 0.2]] * 4},
+    "lists of 2 numbers (the first is [0.1, 0.2]), and those of the model are whole numbers": {
+        "actions": [[0.1, 0.2]] * 4
+    },
     "it has 20 steps, and the model knows the times of 16": plain(20),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -11,10 +12,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from tests.tasks.playing import CART, TASK, carts, episode, policy, write
 from tunewright.conformance.bench import seeded
 from tunewright.conformance.task_episodes import decision_transformer
+from tunewright.contract.records import RowProblem
+from tunewright.data.read import read_source
 from tunewright.data.trajectories import trajectory_of
 from tunewright.errors import DataError, MethodError, MissingExtraError, ModelError, RecipeError
 from tunewright.finished.export import export
@@ -22,14 +26,21 @@ from tunewright.finished.finished import open_run
 from tunewright.loading.load import load
 from tunewright.loading.policies import with_facts
 from tunewright.measure import environments, episodes
+from tunewright.measure.intervals import Interval
 from tunewright.measure.metrics import METRICS
 from tunewright.measure.target import difference, evaluate, summary
+from tunewright.paired import shown
+from tunewright.paired.result import Pair
 from tunewright.paired.sides import asked, task_named
-from tunewright.planning.check import check_recipe
-from tunewright.recipe import Recipe
+from tunewright.planning.check import check_recipe, show
+from tunewright.recipe import Recipe, Source
+from tunewright.report import terminal, words
+from tunewright.report.answer import Answer
 from tunewright.report.schema import Report
 from tunewright.runs.assemble import assemble
 from tunewright.runs.run import resume, run
+from tunewright.tasks import _policies
+from tunewright.tasks._trajectories import fits
 from tunewright.weights._forward import tried
 
 PLACE = {
@@ -295,7 +306,7 @@ def test_each_key_of_trajectories_changes_what_is_learnt(name, value, folder):
 def test_actions_of_another_kind_than_a_recipe_says_are_bad_rows(folder):
     data = {"train": "train.jsonl", "trajectories": {"action_space": "continuous", "action_std": [2.0, 3.0]}}
     found = check_recipe(recipe(folder, data=data)).bad_rows
-    assert len(found) == 8 and "those of the model are lists of numbers" in found[0].reason
+    assert len(found) == 8 and "those of the model are lists of 2 numbers" in found[0].reason
     write(folder / "numbers.jsonl", [episode(k, numbers=True) for k in range(6)])
     seeded(lambda: decision_transformer(act_dim=2)).save_pretrained(folder / "numbers")
     data = {"train": "numbers.jsonl", "trajectories": {"action_std": [2.0, 3.0]}}
@@ -415,3 +426,80 @@ def test_an_objective_of_likelihoods_learns_choices_and_refuses_numbers(folder):
     data = {"train": "numbers.jsonl"}
     with pytest.raises(MethodError, match="gives none of each"):
         assemble(recipe(folder, model="./numbers", data=data, methods=methods), weights=False)
+
+
+# -- what readers stumbled over ----------------------------------------------------------------------------------------
+
+
+def test_what_does_not_say_whether_an_episode_is_over_is_refused_with_its_place(tmp_path):
+    for name, bad in (("terminated", "maybe"), ("done", 2), ("truncations", [False, "perhaps"])):
+        row = {"observations": [[0.0], [1.0]], "actions": [0, 1], "rewards": [0.0, 1.0], name: bad}
+        with pytest.raises(RowProblem, match="does not say whether the episode is over") as caught:
+            trajectory_of(row)
+        assert caught.value.field == name and "write true or false" in caught.value.remedy
+    for fine in (True, 0, "TRUE", "0", None, math.nan, [0, 1], [False, "true"], np.array([False, True])):
+        trajectory_of({"observations": [[0.0], [1.0]], "actions": [0, 1], "rewards": [0.0, 1.0], "terminated": fine})
+    with pytest.raises(RowProblem, match="is over at step 0 of 2"):
+        trajectory_of(
+            {"observations": [[0.0], [1.0]], "actions": [0, 1], "rewards": [0.0, 1.0], "done": ["true", "false"]}
+        )
+    steps = [{"episode": 1, "observation": [0.0], "action": 0, "reward": 0.0, "done": d} for d in ("no idea", True)]
+    write(tmp_path / "steps.jsonl", steps)
+    problems = []
+    rows = list(read_source(Source(path=str(tmp_path / "steps.jsonl")), tmp_path, problems))
+    (found,) = problems
+    assert not rows and found.field == "done" and found.where.endswith("steps.jsonl:1")
+
+
+def test_actions_of_the_other_kind_are_called_what_they_are():
+    row = {"observations": [[0.0] * 3] * 2, "actions": [0.5, 0.25], "rewards": [0.0, 1.0]}
+    how = _policies.options(policy().config, None)
+    with pytest.raises(RowProblem, match=r"are numbers that are not chosen from \(the first is 0.5\)"):
+        fits(trajectory_of(row), how)
+    with pytest.raises(RowProblem, match=r"lists of 2 numbers \(the first is \[0.5, 1.0\]\)"):
+        fits(trajectory_of({**row, "actions": [[0.5, 1.0]] * 2}), how)
+    with pytest.raises(RowProblem, match=r"whole numbers.*\(the first is 1\), and those of the model are lists of 2"):
+        fits(trajectory_of({**row, "actions": [1, 0]}), _policies.options(policy(numbers=True).config, None))
+
+
+def test_windows_are_not_counted_as_rows(tmp_path, capsys):
+    policy(**CART).save_pretrained(tmp_path / "base")
+    rows = carts(6)
+    rows[1]["terminated"] = "maybe"
+    write(tmp_path / "rows.jsonl", rows)
+    tree = {"model": str(tmp_path / "base"), "task": TASK.name, "methods": ["full"], "budget": {"steps": 1}}
+    tree |= {"data": {"train": str(tmp_path / "rows.jsonl"), "trajectories": {"context": 4}}}
+    report = check_recipe(Recipe.model_validate(tree)).report
+    show(report)
+    windows = sum(math.ceil(len(r["rewards"]) / 4) for i, r in enumerate(rows) if i != 1)
+    assert f"{windows} windows of trajectory; 1 row that cannot be used; " in capsys.readouterr().out
+
+
+def test_what_was_played_is_called_episodes():
+    assert words.rows_of("return", 2) == "2 episodes" and words.rows_of("normalized_score", 1) == "1 episode"
+    assert words.rows_of("accuracy", 2000) == "2,000 rows"
+    both = Interval(value=1.0, low=0.0, high=2.0, n=8)
+    measured = {"metric": "return", "unit": "return", "difference": both, "after": both}
+    drift = {"measure": "kl", "value": both, "on": "rows"}
+    side = {"names": ["one"], "kind": "model"}
+    pair = Pair.model_validate({"task": TASK.name, "first": side, "second": side, "target": measured, "drift": drift})
+    assert "over episodes, paired on the same episodes" in shown.intervals(pair)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(shown.layout(pair))
+    assert "nats/action" in console.export_text()
+
+
+def test_a_return_has_no_reference_to_show():
+    model = policy(**CART)
+    (row,) = episodes.rows_of({**PLACE, "episodes": 1}, "cart")
+    (alone,) = episodes.play(model, [row], RETURN)
+    assert alone.reference == "" and alone.score is not None
+    told = Answer.of(alone.__dict__ | {"base": "a", "tuned": "b"})
+    report = SimpleNamespace(answers=[told], target=None, task=TASK.name)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal.answers(report))
+    out = console.export_text()
+    assert "seed 5" in out and "reference" not in out
+    (beside,) = episodes.rows_of({**PLACE, "episodes": 1, "expert_return": 500.0, "random_return": 20.0}, "cart")
+    (judged,) = episodes.play(model, [beside], METRICS["normalized_score"])
+    assert json.loads(judged.reference) == {"random": 20.0, "expert": 500.0}

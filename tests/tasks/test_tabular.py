@@ -8,6 +8,7 @@ import csv
 import json
 import math
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from tunewright.measure.target import summary
 from tunewright.paired.measuring import measure
 from tunewright.paired.request import Request
 from tunewright.planning.check import check_recipe
-from tunewright.planning.init import starter
+from tunewright.planning.init import starter, write_recipe
+from tunewright.planning.init_tables import Said
 from tunewright.recipe import Recipe
 from tunewright.report import words
 from tunewright.report.schema import Report
@@ -520,3 +522,43 @@ def test_a_first_recipe_of_a_table(place: Path) -> None:
     write(data, [{"note": r["note"]} for r in people(60)], ["note"])
     with pytest.raises(DataError, match="one column alone"):
         starter(model, data, CLASSES)
+
+
+def test_a_first_recipe_is_told_the_target_and_what_columns_hold(place: Path) -> None:
+    recipe(place)
+    model, data = str(place / "base"), place / "train.csv"
+    rows = [{**r, "zip, code": f"{10 + i % 3}"} for i, r in enumerate(people(60))]
+    write(data, rows, [*COLUMNS, "zip, code", "income", "pay"])
+    said = Said.of("pay", ["zip, code=category", "note=text"])
+    written = write_recipe(model, str(data), None, place / "first.yaml", said)  # `income` is what names say
+    assert written.task == NUMBERS and written.data.target == "pay"
+    assert written.data.table is not None and written.data.table.types == {"zip, code": "category", "note": "text"}
+    assert "guessed" not in (place / "first.yaml").read_text()
+    assert check_recipe(place / "first.yaml").ok
+    # what columns hold decides how long rows are: a number of twenty decimals loses most of them, a text none
+    rows = [{**r, "share": f"{i / 7:.20f}"} for i, r in enumerate(people(60))]
+    write(data, rows, [*COLUMNS, "share", "income"])
+    numbers, texts = (starter(model, data, said=s) for s in (Said(), Said.of(None, ["share=text"])))
+    length = re.compile(r"the longest row has (\d+)")
+    assert int(length.findall(numbers)[0]) < int(length.findall(texts)[0])
+
+
+@pytest.mark.parametrize(
+    ("target", "types", "task", "told"),
+    [
+        ("incom", [], None, r"--target: the table has no column 'incom'(?s:.)*'income'"),
+        ("income", ["agge=number"], None, r"--type: the table has no column 'agge'(?s:.)*'age'"),
+        ("income", ["income=text"], None, r"the column 'income' is the target"),
+        ("income", [], "text-generation", r"--target: the task text-generation reads no tables"),
+        (None, ["age=number"], "time-series-forecasting", r"--type: the task time-series-forecasting reads no tables"),
+        (None, ["age=numbr"], None, r"a column holds no 'numbr'(?s:.)*did you mean 'number'"),
+        (None, ["age"], None, r"write COLUMN=KIND; kinds: number, category, date, text"),
+        (None, ["age=number", "age=text"], None, r"both number and text"),
+    ],
+)
+def test_what_is_said_of_a_table_wrongly_is_refused(
+    place: Path, target: str | None, types: list[str], task: str | None, told: str
+) -> None:
+    recipe(place)
+    with pytest.raises(RecipeError, match=told):
+        starter(str(place / "base"), place / "train.csv", task, said=Said.of(target, types))

@@ -122,6 +122,7 @@ def suggest(
 @examples(
     "tunewright init HuggingFaceTB/SmolLM2-135M-Instruct tickets.jsonl",
     "tunewright init ./model rows.jsonl --task text-classification --out tickets.yaml",
+    "tunewright init minilm-l6 customers.csv --target churned --type zip=category",
 )
 def init(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="built-in name, hub id or local folder")],
@@ -132,13 +133,26 @@ def init(
         str | None,
         typer.Option(help="the hub's name of the task (default: by the rows' shape)", autocompletion=completing.tasks),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="the column that a table's others tell (default: by its name)"),
+    ] = None,
+    type_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            metavar="COLUMN=KIND",
+            help="what a table's column holds, where its values say it wrongly: number, category, date, text",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="where to write the recipe")] = Path("recipe.yaml"),
     as_json: JsonOption = False,
 ) -> None:
     """Write a commented recipe for a model, a data file and a task."""
     from tunewright.planning.init import write_recipe
+    from tunewright.planning.init_tables import Said
 
-    written = write_recipe(model, data, task, out)
+    written = write_recipe(model, data, task, out, Said.of(target, type_ or []))
     following = [f"tunewright {verb} {out}" for verb in ("check", "plan", "run")]
     told = {"recipe": str(out), "task": written.task, "next": following}
     show(told, as_json, lambda: f"{out} is written. Next: {'; '.join(following)}")

@@ -197,6 +197,7 @@ def labels_of(sources: Sequence[SourceLike], base: Path | str = ".", task: Task 
     if not labels:
         if task is not None and task.reads_files and task.per_token:
             _refuse_unread(sources, base, task)
+        _refuse_columns(sources, base)
         raise DataError(
             "no row has a label",
             where=", ".join(s.path for s in sources),
@@ -204,6 +205,14 @@ def labels_of(sources: Sequence[SourceLike], base: Path | str = ".", task: Task 
             or "name the column: columns: {label: your_column}",
         )
     return labels
+
+
+def _refuse_columns(sources: Sequence[SourceLike], base: Path | str) -> None:
+    """The problem of a source none of whose rows can be read for what its `columns` say; nothing where none is."""
+    for source in (s for s in sources if s.columns):
+        read = read_lazily(source, base)
+        if next(iter(read.records), None) is None and read.problems:
+            raise as_written(read.problems[0], source).error()
 
 
 def _refuse_unread(sources: Sequence[SourceLike], base: Path | str, task: Task) -> None:
@@ -300,11 +309,25 @@ def stored(
         about["hash"] if stream is None else key,
         about["counts"],
         getattr(source, "weight", None),
-        problems=[Problem(**p) for p in about["problems"]],
+        problems=[as_written(Problem(**p), source) for p in about["problems"]],
         facts=Facts(folder / store.FACTS, tuple(about["places"]), about["shapes"]),
         remarks=tuple(about["remarks"]),
         stream=stream,
     )
+
+
+def as_written(problem: Problem, source: SourceLike) -> Problem:
+    """A problem that names the file's own columns, where the source says what they are called here."""
+    called = {ours: theirs for ours, theirs in source.columns.items() if ours != theirs}
+    if (target := getattr(source, "_target", None)) is not None:
+        called.setdefault("label", target)
+    field = called.get(problem.field, problem.field)
+    reason, remedy = problem.reason, problem.remedy
+    for ours, theirs in called.items():
+        for mark in ("'", "`", '"'):
+            reason = reason.replace(f"{mark}{ours}{mark}", f"{mark}{theirs}{mark}")
+            remedy = remedy.replace(f"{mark}{ours}{mark}", f"{mark}{theirs}{mark}")
+    return replace(problem, field=field, reason=reason, remedy=remedy)
 
 
 def is_streamed(source: SourceLike) -> bool:

@@ -6,7 +6,7 @@ is one problem, with that step's place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ def episodes_in(
             continue
         steps = gathered.setdefault(str(values["episode"]), _Steps(name, where, folder))
         try:
-            _check(values)
+            _check(values, row)
         except RowProblem as found:
             steps.fault = steps.fault or found.at(where)
             continue
@@ -81,9 +81,9 @@ def episodes_in(
         yield Record({TRAJECTORY: made}, shape=TRAJECTORY, **about)
 
 
-def _check(values: dict[str, Any]) -> None:
-    """RowProblem for a step that is none by itself."""
-    from tunewright.data.trajectories import steps_of
+def _check(values: dict[str, Any], row: Mapping[str, Any]) -> None:
+    """RowProblem for a step that is none by itself. `row`: all columns of the file's."""
+    from tunewright.data.trajectories import ENDS, is_over, steps_of
 
     if values["episode"] is None:
         raise RowProblem("episode", "the step does not say whose it is", "write the number of its episode")
@@ -93,6 +93,8 @@ def _check(values: dict[str, Any]) -> None:
         except RowProblem as found:
             found.reason = found.reason.replace(" at step 0", "").replace("step 0", "it")
             raise
+    for name in ENDS:
+        is_over(row.get(name), name)
 
 
 def _tell(found: Problem, problems: list[Problem] | None) -> None:

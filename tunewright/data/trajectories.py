@@ -4,6 +4,7 @@ when it ended. One observation more than there are actions is the one behind the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,14 +69,34 @@ def steps_of(value: Any, name: str) -> NDArray[Any]:
     return out
 
 
+def is_over(value: Any, name: str, at: str = "") -> bool:
+    """Whether a cell says that an episode is over: true or false, 1 or 0, or nothing. RowProblem for what is none of
+    these; `at`: which step it is of.
+    """
+    plain = value.item() if isinstance(value, np.generic) else value
+    plain = plain.strip().lower() if isinstance(plain, str) else plain
+    if plain is None or isinstance(plain, float) and math.isnan(plain):
+        return False
+    found = _OVER.get(plain) if isinstance(plain, bool | int | float | str) else None
+    if found is None:
+        what = f"{str(value)[:40]!r}{at} does not say whether the episode is over"
+        raise RowProblem(name, what, "write true or false, or leave the column out")
+    return found
+
+
+_OVER = {True: True, False: False, "true": True, "false": False, "1": True, "0": False, "": False}  # 1 is True
+
+
 def _ends_once(value: Any, name: str, count: int) -> None:
-    """RowProblem where an episode is said to be over before its last step."""
+    """RowProblem where an episode is said to be over before its last step, or neither to be over nor not."""
     if not isinstance(value, list | np.ndarray):
+        is_over(value, name)
         return
+    over = [is_over(v, name, f" at step {t}") for t, v in enumerate(value)]
     if len(value) != count:
         what = f"it has {len(value)} entries, and the episode {count} steps"
-        raise RowProblem(name, what, "write one a step, or one word for the whole")
-    early = [t for t, over in enumerate(value[:-1]) if over]
+        raise RowProblem(name, what, "write one a step, or one for the whole")
+    early = [t for t, ended in enumerate(over[:-1]) if ended]
     if early:
         what = f"the episode is over at step {early[0]} of {count}: the row holds several"
         raise RowProblem(name, what, "write a row an episode, or a row a step")

@@ -19,7 +19,7 @@ from tunewright.files.hashing import read_header, weight_files
 from tunewright.files.markdown import code, inline
 from tunewright.finished import seeing
 from tunewright.finished.finished import Finished, open_run
-from tunewright.finished.servability import servability
+from tunewright.finished.servability import GENERATES, servability
 from tunewright.loading.new_biases import make_room
 from tunewright.loading.pipelines import is_pipeline
 from tunewright.loading.save import inputs_of, save_pretrained, verify_folder
@@ -119,7 +119,9 @@ def export(
     if run.adapted.added:
         what = f"{len(run.adapted.added)} biases that the base does not have hold the change"
         notes.append(what + (f", and {len(zeros)} more are zeros beside them" if zeros else ""))
-    exported = Exported(target, reloaded, folded, spread, rows_in(inputs), servability(run.folder), notes)
+    # of a model that writes no text nobody asks whether a server of adapters takes its change
+    warnings = servability(run.folder) if run.task.is_a(GENERATES) else []
+    exported = Exported(target, reloaded, folded, spread, rows_in(inputs), warnings, notes)
     if reloaded > limit:
         raise ModelError(
             f"the folder, loaded anew, differs from the run by {reloaded:.2g} in its logits",

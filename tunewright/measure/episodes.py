@@ -152,7 +152,7 @@ def _result(row: Row, got: float, steps: int, asked: float | None, metric: Metri
         low = _random_mean(row.fields["place"], how["max_ep_len"]) if low is None else low
         ends = {"random": low, "expert": place["expert_return"]}
     told = f"seed {row.fields['episode']}" + (f", asked for a return of {asked:g}" if asked is not None else "")
-    reference = json.dumps(ends)
+    reference = json.dumps(ends) if ends else ""  # a return alone is judged by nothing
     assert metric.compare is not None
     score = metric.compare(answer, reference)
     return RowResult(id=row.id, source=row.source, prompt=told, answer=answer, reference=reference, score=score)

@@ -23,13 +23,13 @@ _BLOCK = 4_000_000  # entries of one block of resampling counts: bounds memory, 
 
 
 class Interval(BaseModel):
-    """A figure with its interval. `low` and `high` are None where one unit alone says nothing about the spread."""
+    """A figure with its interval. `low` and `high` are None where units are too few to tell how far it may be."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     value: float = Field(description="the figure itself, in the metric's unit")
-    low: float | None = Field(None, description="lower end; none with fewer than two units")
-    high: float | None = Field(None, description="upper end; none with fewer than two units")
+    low: float | None = Field(None, description="lower end; none of too few units")
+    high: float | None = Field(None, description="upper end; none of too few units")
     n: int = Field(ge=0, description="number of units")
     level: float = Field(0.95, gt=0, lt=1, description="coverage that the method aims at")
     unit: Unit = Field("row", description="what was resampled or counted")
@@ -175,6 +175,16 @@ def _bca(draws: np.ndarray, value: float, left_out: np.ndarray, level: float) ->
     return (float(low), float(high)) if low - slack <= value <= high + slack else _centred(draws, value, level)
 
 
+def fewest(level: float) -> int:
+    """Units from which on resampling can reach a level: of n, all draws are one and the same unit in a share of n^-n,
+    and only where that is less than what the level leaves out at an end do its ends say more than the extremes.
+    """
+    n = 2
+    while n**-n >= (1 - level) / 2:
+        n += 1
+    return n
+
+
 def bootstrap_mean(
     values: Sequence[float] | np.ndarray,
     groups: Sequence[Hashable] | None = None,
@@ -203,6 +213,8 @@ def bootstrap_mean(
         return Interval(value=value, n=n, level=level, unit=unit, method="bootstrap")
     if bounds is not None and among[0] == among[1]:
         return alike(value, n, bounds, level=level, unit=unit)
+    if n < fewest(level):
+        return Interval(value=value, n=n, level=level, unit=unit, method="bootstrap")
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // n)
     draws = []
@@ -308,7 +320,7 @@ def bootstrap_statistic(
     figure is `exact`, the same for any rows (the distance of a model from itself).
     """
     value = float(statistic(np.arange(n)))
-    if n < 2:
+    if n < fewest(level):
         return Interval(value=value, n=n, level=level, unit=unit, method="centred percentile bootstrap")
     rng = np.random.default_rng(seed)
     draws = np.array([float(statistic(rng.integers(0, n, n))) for _ in range(resamples)])

@@ -63,10 +63,13 @@ def draw(n: int) -> list[int]:
     return sorted(np.random.default_rng(0).choice(n, MOST, replace=False).tolist())
 
 
-def fit(features: Tensor, labels: Sequence[int], classes: int, *, bias: bool = True) -> LinearProbe:
+def fit(
+    features: Tensor, labels: Sequence[int], classes: int, *, bias: bool = True, penalty: float | None = None
+) -> LinearProbe:
     """Fit on features [R, D] of rows with these labels. Equal inputs give equal probes, whatever was drawn before.
 
-    `bias=False`: for a head that has none. A class without a row is held for less likely than any other.
+    `bias=False`: for a head that has none; `penalty`: C, in the place of the one that is chosen. A class without a row
+    is held for less likely than any other.
     """
     x, y = features.double().numpy(), np.asarray(labels)
     mean = x.mean(0) if bias else np.zeros(x.shape[1])
@@ -76,7 +79,7 @@ def fit(features: Tensor, labels: Sequence[int], classes: int, *, bias: bool = T
     c = STRENGTHS[0]
     weight, offset = np.zeros((classes, x.shape[1])), np.zeros(classes)
     if len(seen) > 1:
-        c = _penalty(z, y, bias)
+        c = _penalty(z, y, bias) if penalty is None else penalty
         weight[seen], offset[seen] = _solved(z, y, c, bias)
     if bias:
         absent = np.setdiff1d(np.arange(classes), seen)
@@ -86,10 +89,16 @@ def fit(features: Tensor, labels: Sequence[int], classes: int, *, bias: bool = T
 
 
 def fit_targets(
-    features: Tensor, targets: Sequence[Sequence[float]], *, regression: bool, bias: bool = True
+    features: Tensor,
+    targets: Sequence[Sequence[float]],
+    *,
+    regression: bool,
+    bias: bool = True,
+    penalty: float | None = None,
 ) -> LinearProbe:
     """Fit on features [R, D] of rows with targets [R, V]: numbers (`regression`: ridge regression), or 0 and 1 (a
-    logistic regression each, of one penalty). Equal inputs give equal probes.
+    logistic regression each, of one penalty). Equal inputs give equal probes. `penalty`: C, in the place of the one
+    that is chosen.
 
     A label that every row has, or none, keeps what its share tells.
     """
@@ -99,7 +108,7 @@ def fit_targets(
     scale = np.maximum(spread, max(0.01 * float(spread.max(initial=0.0)), 1e-12))
     z = (x - mean) / scale
     solve = _ridge if regression else _each
-    c = _penalty_of(z, y, solve, bias)
+    c = _penalty_of(z, y, solve, bias) if penalty is None else penalty
     weight, offset = solve(z, y, c, bias)
     weight = weight / scale
     return LinearProbe(torch.from_numpy(weight), torch.from_numpy(offset - weight @ mean), c, len(y))

@@ -88,7 +88,10 @@ def intervals(pair: Pair) -> str:
     over = sorted({words.KINDS[u] for u in units | ({pair.drift.value.unit} if pair.drift is not None else set())})
     if not over:
         return ""
-    said = f"Intervals: 95 %, over {' and '.join(over)}, paired on the same rows."
+    if pair.target is not None and pair.target.metric in words.PLAYED:
+        over = ["episodes", *(kind for kind in over if kind != "rows" or pair.others)]
+    paired = "episodes" if "episodes" in over else "rows"
+    said = f"Intervals: 95 %, over {' and '.join(over)}, paired on the same {paired}."
     if "seeds" in over:
         return f"Intervals: 95 %, over {' and '.join(over)}."
     return said + " They describe these two models; other seeds or rows may move further than they say."

@@ -48,6 +48,7 @@ from tunewright.runs.sources import (
 )
 from tunewright.runs.trackers import lacking
 from tunewright.runs.vocabulary import add_to_tokenizer
+from tunewright.tasks._parts import SERIES, TRAJECTORY
 from tunewright.tasks._render import dated
 
 SHOWN = 20
@@ -236,8 +237,23 @@ def _paired(recipe: Recipe, stage: StageSpec, report: CheckReport) -> None:
                 raise DataError(ONE_ANSWER, where=where, remedy=GIVE_TWO)
 
 
-def _used(counts: Mapping[str, int]) -> str:
+CUT = (TRAJECTORY, SERIES)
+"""Shapes of which a row is cut into windows: what is counted then is windows, but for rows that cannot be used."""
+
+
+def _shapes(shapes: Mapping[str, int]) -> str:
+    """How many rows, or windows of them, there are of each shape."""
+    return ", ".join(
+        f"{n} window{'' if n == 1 else 's'} of {shape}" if shape in CUT else f"{n} {shape}"
+        for shape, n in shapes.items()
+    )
+
+
+def _used(source: SourceReport) -> str:
     """How many of the rows are used, where some are not."""
+    counts = source.counts
+    if (bad := counts["problems"]) and set(source.shapes) & set(CUT):
+        return f"{bad} row{'' if bad == 1 else 's'} that cannot be used; "
     used = counts["read"] - counts["problems"] - counts["left_out"] - counts["zero_trained"]
     return f"{used} of {counts['read']} used; " if used < counts["read"] else ""
 
@@ -269,9 +285,9 @@ def show(report: CheckReport, files: Sequence[Path] = (), console: Console | Non
     """Print a report: sources with their counts, every bad row, notices with their rows, and a verdict."""
     out = console or Console(highlight=False, soft_wrap=True, emoji=False)
     for s in report.sources:
-        shapes = ", ".join(f"{n} {shape}" for shape, n in s.shapes.items()) or "no rows that can be read"
+        shapes = _shapes(s.shapes) or "no rows that can be read"
         out.print(
-            f"[bold]{escape(s.role)}[/] {escape(s.name)}: {shapes}; {_used(s.counts)}{s.counts['tokens']:,} "
+            f"[bold]{escape(s.role)}[/] {escape(s.name)}: {shapes}; {_used(s)}{s.counts['tokens']:,} "
             f"{words.counted(report.task)}, {s.counts['trained_tokens']:,} trained{_of_pictures(s.counts)}"
         )
     if report.columns:

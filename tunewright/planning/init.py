@@ -18,9 +18,9 @@ from tunewright.data.shapes import RECORDED, task_of
 from tunewright.errors import DataError, FolderError, MissingExtraError, ModelError, RecipeError, did_you_mean
 from tunewright.planning import init_series, init_tables
 from tunewright.planning.columns import guessed
+from tunewright.planning.init_text import commented, of_source, scalar, written
 from tunewright.planning.lengths import Measured, held_out, measure
 from tunewright.recipe import Recipe, Source
-from tunewright.recipe.yaml_text import write
 from tunewright.tasks._parts import (
     DETECTION,
     FEATURES,
@@ -165,12 +165,6 @@ def _table_seen(columns: Sequence[str]) -> Seen:
     return Seen(TABLE, f"a table: {named}", {})
 
 
-def _target(column: str) -> str:
-    """The line of a table's target, and how to choose what is read."""
-    line = _commented(f"  target: {_scalar(column)}", "what is told, by all other columns (guessed: look at it)")
-    return f"{line}\n  # features: [...]           # columns to read; rows' numbers teach nothing\n"
-
-
 def _source(path: str, columns: Mapping[str, str], limit: int) -> Source:
     return Source(path=path, columns=dict(columns), limit=limit)
 
@@ -185,47 +179,55 @@ def _raw(path: str) -> list[Mapping[str, Any]]:
     return [row for _, _, row, _ in islice(rows, FEW) if not isinstance(row, Bad)]
 
 
-def starter(model: str, data: Path | str, task: str | None = None, file: str = "recipe.yaml") -> str:
+def starter(
+    model: str,
+    data: Path | str,
+    task: str | None = None,
+    file: str = "recipe.yaml",
+    said: init_tables.Said = init_tables.NOTHING,
+) -> str:
     """The recipe's text. The rows are measured with the model's tokenizer, and the task follows from their shape when
     it is not given; of a model that is not here lengths are estimated, and the text says so. `data`: a file or
-    folder, an address, a data set of the hub or a built-in one.
+    folder, an address, a data set of the hub or a built-in one. `said`: of a table's columns.
 
-    Raises DataError for a file that is missing or whose rows have no known shape, RecipeError for an unknown task,
-    ModelError for a model that is here and does not do the task.
+    Raises DataError for a file that is missing or whose rows have no known shape, RecipeError for an unknown task and
+    for columns that are not there, ModelError for a model that is here and does not do the task.
     """
     path = _path(str(data))
     if task is not None and task not in catalogue.tasks():
         raise RecipeError(f"no task '{task}'", where="--task", remedy=did_you_mean(task, catalogue.tasks()))
-    if task == FORECASTING or task is None and init_series.forecasts(_config(model)):
-        named = _scalar(_from(str(data), Path(file).parent))
-        return init_series.starter(_scalar(model), _config(model), path, named, file, _weight(model))
-    drawing = task or _drawing(model)
-    table = init_tables.target_in(path, drawing)
+    forecasting = task == FORECASTING or task is None and init_series.forecasts(_config(model))
+    drawing = FORECASTING if forecasting else task or _drawing(model)
+    table = init_tables.target_in(path, drawing, said)
+    if forecasting:
+        named = scalar(_from(str(data), Path(file).parent))
+        return init_series.starter(scalar(model), _config(model), path, named, file, _weight(model))
     seen = rows_seen(path) if table is None else _table_seen(table[2])
     chosen = drawing or (seen.task(model) if table is None else table[0])
     methods = _methods(model, chosen, seen.shape)
     asked = _ASKED if chosen == "image-text-to-text" and seen.shape in _SHOWN else None
     columns = seen.columns if table is None else {"label": table[1]}
-    measured = measure(model, path, chosen, seen.shape, [name for name, _, _ in methods], columns, asked)
+    names = [name for name, _, _ in methods]
+    measured = measure(model, path, chosen, seen.shape, names, columns, asked, said.types)
     settings = measured.settings
     budget = f"budget: {{epochs: {settings['epochs'].value:g}}}"
-    template = _commented(f"  template: {asked}", "asked of each picture: write your own") + "\n" if asked else ""
+    template = commented(f"  template: {asked}", "asked of each picture: write your own") + "\n" if asked else ""
     return _TEXT.format(
         title=f"Adapts {model} to {path.rsplit('/', 1)[-1]}",
         file=file,
         measured=measured.words,
-        model=f"model: {_scalar(model)}",
+        model=f"model: {scalar(model)}",
         task=chosen,
-        data=f"train: {_written(_from(str(data), Path(file).parent), seen.columns)}",
+        data=f"train: {of_source(_from(str(data), Path(file).parent), seen.columns)}",
         rows=seen.comment,
         validation=_validation(measured.rows),
-        length=template + ("" if table is None else _target(table[1])) + _length(measured),
+        length=template + ("" if table is None else init_tables.lines(table[1], said)) + _length(measured),
         train="\n".join(
             _line(f"  {name}: {written(settings[name].value)}", settings[name])
             for name in ("learning_rate", "batch_tokens", "warmup_steps")
         )
         + _keeping(measured),
-        methods="\n".join(_commented(f"  - {text}", why) for text, why in _listed(methods, measured)),
+        methods="\n".join(commented(f"  - {text}", why) for text, why in _listed(methods, measured)),
         budget=_line(budget, settings["epochs"])
         + "\n# budget takes tokens, steps and seconds too: the first limit reached ends the run"
         + (f"\n{_measured_on(measured)}" if held_out(measured.rows) is not None else ""),
@@ -319,7 +321,7 @@ def _validation(rows: int) -> str:
     if share is None:
         return "  # validation: 10%           # too few rows to hold any out"
     count = round(share * rows)
-    return _commented(f"  validation: {share:.0%}", f"of the training rows, {count:,} of them, held out to measure on")
+    return commented(f"  validation: {share:.0%}", f"of the training rows, {count:,} of them, held out to measure on")
 
 
 def _length(measured: Measured) -> str:
@@ -333,8 +335,8 @@ def _keeping(measured: Measured) -> str:
     """The lines that keep the best weights; nothing where the last ones are as good a choice."""
     if measured.eval_steps is None:
         return ""
-    every = _commented(f"  eval_steps: {measured.eval_steps}", "about once an epoch, on the rows held out")
-    return f"\n{every}\n{_commented('  keep_best: loss', _BY_HEART)}"
+    every = commented(f"  eval_steps: {measured.eval_steps}", "about once an epoch, on the rows held out")
+    return f"\n{every}\n{commented('  keep_best: loss', _BY_HEART)}"
 
 
 def _measured_on(measured: Measured) -> str:
@@ -343,18 +345,7 @@ def _measured_on(measured: Measured) -> str:
 
 
 def _line(text: str, setting: Setting) -> str:
-    return _commented(text, setting.reason)
-
-
-def _commented(text: str, why: str) -> str:
-    return f"{text:<29} # {why}" if why else text
-
-
-def written(value: float) -> str:
-    """A number as recipes write it: 0.0012, 1600, 10%."""
-    if value == 0.1:
-        return "10%"
-    return f"{value:.0e}".replace("e-0", "e-") if value < 1e-3 and float(f"{value:.0e}") == value else f"{value:g}"
+    return commented(text, setting.reason)
 
 
 def _path(data: str) -> str:
@@ -378,28 +369,11 @@ def _from(data: str, folder: Path) -> str:
     return os.path.relpath(data, folder) if Path(data).exists() and not Path(data).is_absolute() else data
 
 
-def _scalar(text: str) -> str:
-    """Text as one YAML scalar, quoted where it must be."""
-    return write([text]).removeprefix("- ").strip()
-
-
-def _written(path: str, columns: Mapping[str, str]) -> str:
-    """A source: its path alone, or with its columns."""
-    if not columns:
-        return _scalar(path)
-    named = ", ".join(f"{ours}: {_inside(theirs)}" for ours, theirs in columns.items())
-    return f"{{path: {_inside(path)}, columns: {{{named}}}}}"
-
-
-def _inside(text: str) -> str:
-    """Text as a scalar between braces, where commas and brackets mean something."""
-    scalar = _scalar(text)
-    return json.dumps(text, ensure_ascii=False) if scalar == text and set(text) & set(",[]{}") else scalar
-
-
-def write_recipe(model: str, data: str, task: str | None, out: Path) -> Recipe:
+def write_recipe(
+    model: str, data: str, task: str | None, out: Path, said: init_tables.Said = init_tables.NOTHING
+) -> Recipe:
     """Write the recipe to `out`, read it back and return it. FolderError where something is, or none can be written."""
-    text = starter(model, data, task, str(out))
+    text = starter(model, data, task, str(out), said)
     try:
         with out.open("x", encoding="utf-8") as file:
             file.write(text)

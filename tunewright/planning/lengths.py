@@ -68,14 +68,17 @@ def measure(
     methods: Sequence[str],
     columns: Mapping[str, str],
     template: str | None = None,
+    types: Mapping[str, str] | None = None,
 ) -> Measured:
-    """Encode the rows with the model's tokenizer, and derive; by the file's size where the model is not here.
+    """Encode the rows with the model's tokenizer, and derive; by the file's size where the model is not here. `types`:
+    what columns of a table hold, where that is said.
 
     ModelError for a name that no model can have, and for a model that is here and does not do the task or is broken.
     """
     source = Source(path=data, columns=dict(columns), limit=MOST_ROWS)
+    table = {"table": {"types": dict(types)}} if types else {}
     try:
-        return _measured(model, source, task, methods, template)
+        return _measured(model, source, task, methods, {"template": template, **table})
     except (ModelError, MissingExtraError) as error:
         if isinstance(error, ModelError) and ("/" not in model or _here(model)):
             raise
@@ -93,11 +96,12 @@ def _here(model: str) -> bool:
     return True
 
 
-def _measured(model: str, source: Source, task: str, methods: Sequence[str], template: str | None) -> Measured:
+def _measured(model: str, source: Source, task: str, methods: Sequence[str], said: Mapping[str, object]) -> Measured:
+    """`said`: what the recipe's data say beside their rows."""
     from tunewright.runs.assemble import settled
 
     def recipe(length: int, validation: float | None) -> Recipe:
-        section = {"train": [source], "max_length": length, "validation": validation, "template": template}
+        section = {"train": [source], "max_length": length, "validation": validation, **said}
         made = Recipe.model_validate({"model": model, "task": task, "data": section, "methods": list(methods)})
         made._base = Path.cwd()
         return made

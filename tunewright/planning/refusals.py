@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.contract.combining import bind
+from tunewright.contract.left import Earlier
 from tunewright.contract.method import Method
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.contract.task import Task
@@ -18,7 +19,9 @@ from tunewright.runs.assemble import assemble, device_of
 from tunewright.runs.carrying import carried
 from tunewright.runs.rehearsing import rehearse
 from tunewright.runs.selecting import selector
+from tunewright.runs.session import Session
 from tunewright.runs.stage_methods import RECIPE_CHECKS, methods_of
+from tunewright.training.setting_up import set_up
 
 Named = list[tuple[str, Method]]
 
@@ -65,9 +68,22 @@ def of_rehearsal(recipe: Recipe, refused: Refusals) -> None:
     """
     with suppress(Exception), tempfile.TemporaryDirectory(prefix="tunewright-check-") as folder:
         try:
-            rehearse(assemble(recipe, weights=False), Path(folder))
+            session = assemble(recipe, weights=False)
+            rehearse(session, Path(folder))
+            _set_up_first(session)
         except TunewrightError as error:
             refused.note(error)
+
+
+def _set_up_first(session: Session) -> None:
+    """Set the first stage up as a run does, surgery and deltas included, where its methods read nothing of the base.
+    The session is of no use afterwards.
+    """
+    part = session.stages[0]
+    stage, _ = session.training_inputs(part)
+    if session.start(part) != "base" or any(b.method.needs() for b in stage.methods):
+        return
+    set_up(session.adapted, stage.methods, stage.plan, session.task.name, lambda *_: {}, Earlier(complete=True))
 
 
 def of_needs(

@@ -12,11 +12,14 @@ from tunewright.recipe.fields import Spec, Whole, problem
 from tunewright.recipe.source import Source
 from tunewright.tasks._parts import TABLE, TABULAR
 
+ColumnKind = Literal["number", "category", "date", "text"]
+"""What a table's column may hold."""
+
 
 class TableSpec(Spec):
     """How a table's cells are written (tasks: tabular-classification, tabular-regression)."""
 
-    types: dict[str, Literal["number", "category", "date", "text"]] = Field(
+    types: dict[str, ColumnKind] = Field(
         default_factory=dict,
         description="column -> what it holds, where the training rows say it wrongly",
         examples=[{"zip": "category"}],

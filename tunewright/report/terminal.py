@@ -136,7 +136,7 @@ def answers(report: Report) -> RenderableType | None:
         if i:
             grid.add_row("", "")
         grid.add_row(*_asked(answer))
-        for name, text in (("reference", answer.reference), ("base", answer.base)):
+        for name, text in (("reference", answer.reference or None), ("base", answer.base)):
             if text is not None:
                 grid.add_row(name, Text(_short(text)))
         tuned = Text(_short(answer.tuned))

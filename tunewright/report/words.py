@@ -14,6 +14,10 @@ MINUS = "\u2212"
 KINDS = {"row": "rows", "document": "documents", "sequence": "sequences", "seed": "seeds"}
 
 
+PLAYED = ("return", "normalized_score")
+"""Metrics of a policy that plays: their rows are episodes."""
+
+
 def plain(x: float, digits: int = 3) -> str:
     """A number with `digits` significant digits, no exponent between 1e-4 and 1e6, a true minus sign."""
     if not math.isfinite(x):
@@ -169,9 +173,9 @@ def one_counted(task: str | None) -> str:
     return known.get(counted(task), f"a {counted(task).removesuffix('s')}")
 
 
-def a_second(task: str | None) -> str:
-    """What a second's work is counted in while a run works, in short: tok/s, images/s."""
-    return {"tokens": "tok"}.get(counted(task), counted(task)) + "/s"
+def counted_in_short(task: str | None) -> str:
+    """What a second's work is counted in while a run works: tok, images."""
+    return {"tokens": "tok"}.get(counted(task), counted(task))
 
 
 def trained_of(trained: float, whole: float | None) -> str:
@@ -181,6 +185,12 @@ def trained_of(trained: float, whole: float | None) -> str:
     if trained > whole:
         return f"{count(trained)} parameters trained, some of them beside the model's {count(whole)}"
     return f"{count(trained)} of {count(whole)} parameters trained"
+
+
+def rows_of(metric: str, n: int) -> str:
+    """How many rows a metric was measured on, by what such a row is: "200 rows", "2 episodes"."""
+    one = "episode" if metric in PLAYED else "row"
+    return f"{n:,} {one}{'' if n == 1 else 's'}"
 
 
 def metric_name(metric: str) -> str:
@@ -438,9 +448,11 @@ def what_intervals_mean(report: Report) -> str:
         return ""
     level = f"{100 * intervals[0].level:.0f} %"
     kinds = sorted({str(x.unit) for x in intervals})
+    played = report.target is not None and report.target.metric in PLAYED
     if kinds == ["seed"]:
         return f"Intervals: {level}, over training seeds."
     drawn = joined([KINDS.get(k, k) for k in ("row", "document", "sequence") if k in kinds])
+    drawn = drawn.replace("rows", "episodes") if played else drawn
     return (
         f"Intervals: {level}, over {drawn}. They describe this run; another seed or order of the data may move "
         "further than they say."

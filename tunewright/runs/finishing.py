@@ -6,6 +6,7 @@ import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tunewright.report import words
 from tunewright.runs import streamed, target_report
 from tunewright.runs.dialling import dial
 from tunewright.runs.folder import ROWS
@@ -181,7 +182,8 @@ def _notes(work: Work) -> list[str]:
         said += part.cautions(partial(work.session.plan, part))
         notes += said if len(work.session.stages) == 1 else [f"stage {part.spec.name}: {text}" for text in said]
     if work.meter.rows and len(work.meter.rows) < 200:
-        notes.append(f"only {len(work.meter.rows)} rows were evaluated: differences of a few per cent cannot be seen")
+        some = words.rows_of(work.meter.metric, len(work.meter.rows))
+        notes.append(f"only {some} were evaluated: differences of a few per cent cannot be seen")
     return notes
 
 

@@ -29,14 +29,24 @@ def say(text: str) -> None:
     print(text, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
 
 
+def a_second(pace: float, counted: str) -> str:
+    """A pace in words: "820 tokens/s"; below one in a second how long each takes, "2.5 s an image"."""
+    if pace >= 9.95:
+        return f"{pace:.0f} {counted}/s"
+    if pace >= 1 or pace <= 0:
+        return f"{pace:.1f} {counted}/s"
+    one = {"tok": "token", "patches": "patch"}.get(counted, counted.removesuffix("s"))
+    return f"{1 / pace:.2g} s {'an' if one[0] in 'aeiou' else 'a'} {one}"
+
+
 class Screen:
     """`quiet` prints nothing but results; `json` prints one JSON record a line, on standard output.
 
-    `counted`: what a second's work is counted in, as "tok/s" or "images/s".
+    `counted`: what a second's work is counted in, in short: "tok" or "images".
     """
 
     def __init__(self, *, quiet: bool = False, json: bool = False):
-        self.quiet, self.json, self.counted = quiet, json, "tok/s"
+        self.quiet, self.json, self.counted = quiet, json, "tok"
 
     def say(self, text: str, *, always: bool = False) -> None:
         if always or not (self.quiet or self.json):
@@ -86,7 +96,7 @@ class Screen:
                 bar.update(
                     task,
                     completed=record["step"],
-                    told=f"loss {record['loss']:.3f}, {record['tokens_per_second']:.0f} {self.counted}",
+                    told=f"loss {record['loss']:.3f}, {a_second(record['tokens_per_second'], self.counted)}",
                 )
 
         if in_notebook():
@@ -108,7 +118,7 @@ class Screen:
             left = f", {in_words(pace.left)}" if record["step"] < plan.steps else ""
             self.say(
                 f"training '{stage}': step {record['step']} of {plan.steps}, loss {record['loss']:.3f}, "
-                f"{record['tokens_per_second']:.0f} {self.counted}{left}"
+                f"{a_second(record['tokens_per_second'], self.counted)}{left}"
             )
 
         return show

@@ -21,7 +21,7 @@ def of_base(meter: Meter) -> Iterator[str]:
         name = words.metric_name(meter.metric)
         fresh = " (its head is new, drawn at random)" if meter.session.loaded.new else ""
         figure = _figure(summary(base.target, meter.metric), target_report.unit_of(meter))
-        yield f"base: {name} {figure}, on {len(base.target):,} rows{fresh}"
+        yield f"base: {name} {figure}, on {words.rows_of(meter.metric, len(base.target))}{fresh}"
     if base.choice:
         yield f"base, choosing the likeliest label: {_figure(summary(base.choice, 'accuracy'))}"
     if base.few_shot:

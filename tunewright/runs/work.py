@@ -45,7 +45,7 @@ class Work:
     ):
         from tunewright.machine.memory import keep_freed_memory
         from tunewright.measure.cost import Cost
-        from tunewright.report.words import a_second
+        from tunewright.report.words import counted_in_short
         from tunewright.runs.assemble import assemble
         from tunewright.runs.fresh import settle
 
@@ -59,7 +59,7 @@ class Work:
         self.shares = base is not None
         self.session.run = folder.path
         self.recipe = self.session.recipe
-        screen.counted = a_second(recipe.task)
+        screen.counted = counted_in_short(recipe.task)
         if recipe.measurement.split == "validation":
             # what is chosen by its figures (a learning rate) is judged on rows held out from training
             self.session.judge_on_validation()

@@ -14,6 +14,7 @@ from).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -94,11 +95,14 @@ def fits(trajectory: Trajectory, options: Mapping[str, Any]) -> None:
             "cut the episode, or leave it out (data.bad_rows: skip)",
         )
     if trajectory.space != options["action_space"]:
-        is_, wanted = _SAID[trajectory.space], _SAID[options["action_space"]]
+        first = trajectory.actions[0]
+        is_ = _said(trajectory.space, 1 if trajectory.space == DISCRETE else len(first))
+        wanted = _said(str(options["action_space"]), actions)
+        shown = json.dumps(first.tolist() if first.size > 1 else first.item())
         raise RowProblem(
             "actions",
-            f"its actions are {is_}, and those of the model are {wanted}",
-            "write whole numbers for actions to choose from, lists of numbers for others",
+            f"its actions are {is_} (the first is {shown}), and those of the model are {wanted}",
+            "write whole numbers from 0 for actions to choose from; for others a number each, or a list of several",
         )
     if trajectory.space == CONTINUOUS:
         if trajectory.actions.shape[1] != actions:
@@ -112,7 +116,11 @@ def fits(trajectory: Trajectory, options: Mapping[str, Any]) -> None:
         raise RowProblem("actions", f"{what} {actions - 1}", "write the number of an action")
 
 
-_SAID = {DISCRETE: "numbers of actions", CONTINUOUS: "lists of numbers"}
+def _said(space: str, wide: int) -> str:
+    """What actions of a kind, of so many numbers each, are."""
+    if space == DISCRETE:
+        return "whole numbers, which of some to choose"
+    return "numbers that are not chosen from" if wide == 1 else f"lists of {wide} numbers"
 
 
 def _numbers(count: int) -> str:

@@ -36,6 +36,10 @@ from tunewright.methods.needs.prompted import Prompted
 from tunewright.models.context import check_one_text
 from tunewright.models.deltas import PositionEdit
 from tunewright.models.sites import Site
+from tunewright.tasks._parts import PLAYING, TO_IMAGE, UNCONDITIONAL
+
+UNPROMPTED = (PLAYING, TO_IMAGE, UNCONDITIONAL)
+"""Tasks whose models read no tokens of a row."""
 
 
 def orthonormal(groups: int, rank: int, width: int, generator: torch.Generator) -> Tensor:
@@ -70,6 +74,12 @@ class LoReFT(Method):
 
     def setup(self, run: Setup) -> State:
         check_one_text(run.adapted.model, "loreft")
+        if run.task in UNPROMPTED:
+            raise MethodError(
+                f"loreft edits tokens at the ends of prompts, and rows of {run.task} have none",
+                where="methods",
+                remedy="take lora here, or another method that adds to the model's layers",
+            )
         whole, count = run.structure.whole, len(run.structure.blocks)
         if not whole:
             raise MethodError(

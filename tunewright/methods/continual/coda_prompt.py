@@ -82,6 +82,7 @@ class CODAPrompt(PromptPoolMethod):
 
     learning_rates: ClassVar[Mapping[str, float]] = {"": 6e-3}
     leaves: ClassVar[tuple[str, ...]] = (*PARTS, *(f"old_{n}" for n in PARTS), "classes", "task")
+    category: ClassVar[str] = "prompt"
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[Mapping[str, object]] = {"components": 3, "length": 3}
 

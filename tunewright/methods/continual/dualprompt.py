@@ -73,6 +73,7 @@ class DualPrompt(PromptPoolMethod):
 
     learning_rates: ClassVar[Mapping[str, float]] = {"": 6e-3}
     leaves: ClassVar[tuple[str, ...]] = ("general", "expert", "key", "experts", "keys", "classes", "task")
+    category: ClassVar[str] = "prompt"
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[Mapping[str, object]] = {"general_length": 3, "expert_length": 3, "coefficient": 0.3}
 

@@ -118,6 +118,7 @@ class EASE(Method):
     learning_rates: ClassVar[Mapping[str, float]] = {"": 2e-4}
     carries: ClassVar[Literal["frozen"]] = "frozen"
     leaves: ClassVar[tuple[str, ...]] = ("prototypes", "classes", "owners")
+    category: ClassVar[str] = "additive"
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[dict[str, object]] = {"width": 2}
     conformance_stages: ClassVar[int] = 2

@@ -61,6 +61,7 @@ class HPromptCPT(Method):
     tasks: ClassVar[tuple[str, ...] | None] = ("fill-mask",)
     carries: ClassVar[Literal["frozen"]] = "frozen"
     leaves: ClassVar[tuple[str, ...]] = ("network", "domains")
+    category: ClassVar[str] = "prompt"
     papers: ClassVar[tuple[str, ...]] = (NAME,)
 
     def setup(self, run: Setup) -> State:

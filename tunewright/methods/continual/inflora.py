@@ -57,6 +57,7 @@ class InfLoRA(LowRankMethod):
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     default_scale: ClassVar[float] = 1.0
     leaves: ClassVar[tuple[str, ...]] = ("basis",)
+    category: ClassVar[str] = "reparameterised"
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "threshold": 0.6, "samples": 4}
     conformance_stages: ClassVar[int] = 2

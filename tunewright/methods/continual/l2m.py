@@ -68,6 +68,7 @@ class L2M(OnLayers):
     carries: ClassVar[Literal["training"]] = "training"
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}
     tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification", "reinforcement-learning")
+    category: ClassVar[str] = "reparameterised"
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[dict[str, object]] = {"size": 1, "rank": 2, "alpha": 4.0}
     conformance_stages: ClassVar[int] = 2

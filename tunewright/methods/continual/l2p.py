@@ -66,6 +66,7 @@ class L2P(PromptPoolMethod):
 
     learning_rates: ClassVar[Mapping[str, float]] = {"": 6e-3}
     leaves: ClassVar[tuple[str, ...]] = ("keys", "prompts", "classes", "task")
+    category: ClassVar[str] = "prompt"
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[Mapping[str, object]] = {"size": 5, "length": 2, "top_k": 2}
 

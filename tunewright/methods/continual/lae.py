@@ -75,6 +75,7 @@ class LAE(LowRankChange):
     identity: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification")
     carries: ClassVar[Literal["training"]] = "training"
+    category: ClassVar[str] = "reparameterised"
     papers: ClassVar[tuple[str, ...]] = ("lae",)
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "momentum": 0.9}
     conformance_stages: ClassVar[int] = 2

@@ -170,6 +170,7 @@ class MOS(Method):
     tasks: ClassVar[tuple[str, ...] | None] = ("image-classification", "text-classification")
     carries: ClassVar[Literal["frozen"]] = "frozen"
     leaves: ClassVar[tuple[str, ...]] = ("classes", "owners", *KEPT)
+    category: ClassVar[str] = "additive"
     papers: ClassVar[tuple[str, ...]] = ("mos",)
     conformance: ClassVar[dict[str, object]] = {"width": 2, "align_epochs": 3, "align_rows": 8, "align_rate": 0.05}
     conformance_stages: ClassVar[int] = 2

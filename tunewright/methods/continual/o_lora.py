@@ -42,6 +42,7 @@ class OLoRA(LowRankMethod):
 
     default_scale: ClassVar[float] = 1.0
     leaves: ClassVar[tuple[str, ...]] = ("earlier",)
+    category: ClassVar[str] = "reparameterised"
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[dict[str, object]] = {"rank": 2}
     conformance_stages: ClassVar[int] = 2

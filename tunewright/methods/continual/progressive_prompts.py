@@ -78,6 +78,7 @@ class ProgressivePrompts(PromptPoolMethod):
 
     learning_rates: ClassVar[Mapping[str, float]] = {"": 6e-3}
     leaves: ClassVar[tuple[str, ...]] = ("prompt", "prompts", "classes", "owners", "task")
+    category: ClassVar[str] = "prompt"
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[Mapping[str, object]] = {"length": 3}
 

@@ -58,6 +58,7 @@ class ALLoRA(LowRankMethod):
     alpha: ClassVar[None] = None  # type: ignore[misc]
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     default_scale: ClassVar[float] = 1.0
+    category: ClassVar[str] = "reparameterised"
     papers: ClassVar[tuple[str, ...]] = ("allora",)
     conformance: ClassVar[dict[str, object]] = {"rank": 2}
 
