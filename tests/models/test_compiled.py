@@ -241,3 +241,12 @@ def test_every_form_that_says_so_is_tried() -> None:
     adapted = [Tiny(Case.of(n).named, steps=1).loop.adapted for n in names]
     tried = {d.form for a in adapted for deltas in a.deltas().values() for d in deltas.values()}
     assert tried == {f.form for f in FORMS.values() if f.compiles}
+
+
+def test_a_check_refuses_what_a_run_would(tmp_path: Path) -> None:
+    from tunewright.planning.check import check
+
+    small.write_inputs(tmp_path)
+    for name, found in (("dora", 1), ("lora", 0)):
+        file = small.write_recipe(tmp_path, train__compile="eager", stages__0__methods=[name])
+        assert sum("a dora delta hangs on" in str(r) for r in check(file).refusals) == found

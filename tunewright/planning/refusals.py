@@ -14,6 +14,7 @@ from tunewright.contract.method import Method
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.contract.task import Task
 from tunewright.errors import TunewrightError
+from tunewright.models.compiled import check_deltas
 from tunewright.recipe import Recipe, StageSpec
 from tunewright.runs.assemble import assemble, device_of
 from tunewright.runs.carrying import carried
@@ -84,6 +85,8 @@ def _set_up_first(session: Session) -> None:
     if session.start(part) != "base" or any(b.method.needs() for b in stage.methods):
         return
     set_up(session.adapted, stage.methods, stage.plan, session.task.name, lambda *_: {}, Earlier(complete=True))
+    if stage.spec.compile:
+        check_deltas(session.adapted)
 
 
 def of_needs(
