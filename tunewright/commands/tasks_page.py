@@ -22,12 +22,13 @@ from tunewright.contract.method import Method, Plan, Setup, State, call
 from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.contract.task import MULTI_LABEL, REGRESSION, Task
 from tunewright.errors import MethodError, RecipeError
+from tunewright.loading.pipelines import PIPELINES
 from tunewright.measure.target import METRICS, check_metric
 from tunewright.methods.needs.fisher import Fisher
 from tunewright.models.adapted import Adapted
 from tunewright.models.arguments import reads_two_texts
 from tunewright.models.surgery import Surgery
-from tunewright.tasks import as_problem, get_task, own_names
+from tunewright.tasks import _next_scale, as_problem, get_task, own_names
 from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, PLAYING
 
 _HEAD = """\
@@ -70,14 +71,17 @@ def _section(task: Task, refused: dict[str, str], count: int) -> str:
         f"## {task.name}",
         said[:1].upper() + said[1:],
         "```json\n" + "\n".join(json.dumps(row) for row in example.rows[:2]) + "\n```",
-        f"- **Models**: `transformers.{task.loads_by(model.config)}`, such as `{type(model).__name__}`"
+        (_drawers(task) if task.draws else "")
+        or f"- **Models**: `transformers.{task.loads_by(model.config)}`, such as `{type(model).__name__}`"
         + (
             "; where the checkpoint has no head for the labels, a new one is drawn"
             if task.labelled or task.scores
             else ""
         )
         + ("; where the checkpoint has no such head, a new one is drawn" if task.outputs else ""),
-        f"- **Loss**: {task.unit}" + ("; rows may be packed without padding" if task.packs else ""),
+        f"- **Loss**: {task.unit}"
+        + (f"; of next-scale models {_next_scale.UNIT}" if task.draws else "")
+        + ("; rows may be packed without padding" if task.packs else ""),
         f"- **Metrics**: {', '.join(f'`{n}`' for n in names)}",
         *(_problem(as_problem(task, one), count) for one in task.problem_types if one != task.problem_type),
         f"- **Drift**: {_drift(task)}",
@@ -87,6 +91,12 @@ def _section(task: Task, refused: dict[str, str], count: int) -> str:
     lines += [f"- **A real run**: {run}" for one in every for run in _run(one)]
     head, body = lines[:3], lines[3:]
     return "\n\n".join(head) + "\n\n" + "\n".join(body) + "\n"
+
+
+def _drawers(task: Task) -> str:
+    """The folders that a task that draws pictures reads, by what their index calls them."""
+    own = [f"`{name}`" for name, kind in PIPELINES.items() if kind.task == task.name]
+    return f"- **Models**: folders of several parts, by their `model_index.json`: {', '.join(own)}"
 
 
 _OTHERS = {MULTI_LABEL: {"labels": ["billing", "cards"]}, REGRESSION: {"label": 3.5}}

@@ -1,9 +1,10 @@
 """text-to-image: pictures drawn of texts.
 
 A UNet of diffusers that reads a text's states, in a `StableDiffusionPipeline` folder: it denoises a VAE's latents
-(Rombach et al. 2022, arXiv:2112.10752). Text encoder and VAE are frozen. Rows are pictures with their texts, `{"image":
-"a.png", "text": "a red square"}`, or with a class in words, which `data.template` puts into a text ("a photo of a
-{label}"; without one, the class is the text). Rows, draws and the loss: `tasks._drawing`.
+(Rombach et al. 2022, arXiv:2112.10752). Text encoder and VAE are frozen. Or a next-scale model, which draws map by map
+(Tian et al. 2024, arXiv:2404.02905; `loading.next_scale`), told of the text's pooled state. Rows are pictures with
+their texts, `{"image": "a.png", "text": "a red square"}`, or with a class in words, which `data.template` puts into a
+text ("a photo of a {label}"; without one, the class is the text). Rows, draws and the loss: `tasks._drawing`.
 
 Errors: RowProblem for a row without a picture or a text; MethodError for objectives of likelihoods.
 Differs from diffusers' training script in: texts are never left out (no caption dropout), so that what a text brings
