@@ -381,6 +381,6 @@ def test_a_signal_that_comes_while_processes_tell_each_other_is_heard_at_the_nex
     loop = SimpleNamespace(step_number=1, finished=lambda: False)
     callback(loop, {"step": 1})
     loop.step_number = 2
-    with pytest.raises(errors.Interrupted, match="after step 2, with a checkpoint"):
+    with pytest.raises(errors.Interrupted, match="after step 2 of stage '[a-z]+', with a checkpoint"):
         callback(loop, {"step": 2})
     assert written == [2]

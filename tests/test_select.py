@@ -65,6 +65,14 @@ def test_rows_judged_as_they_are_read_keep_their_columns_and_order(place: Path) 
     assert json.loads((place / "out" / "selected.json").read_text()) == found.to_json()
 
 
+def test_a_source_of_which_nothing_is_kept_is_told(place: Path) -> None:
+    (place / "short.jsonl").write_text(json.dumps({"text": "a river too long"}) + "\n")
+    found = tunewright.select(["pool.jsonl", "short.jsonl"], using="length:most=1", out="out")
+    (note,) = found.notes
+    assert note.startswith("no row of short.jsonl is kept: kept-short.jsonl is empty")
+    assert (place / "out" / "kept-short.jsonl").read_text() == "" and found.kept == 30
+
+
 def test_filters_of_large_pools_say_which_rule_a_row_broke(place: Path) -> None:
     using = "quality-rules:rules=gopher-top-2-words,toxicity:words=hills,quality-classifier"
     found = tunewright.select("pool.jsonl", using=using, target="like.jsonl", keep=5, out="out")

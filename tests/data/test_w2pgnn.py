@@ -169,3 +169,22 @@ def test_a_recipe_selects_rows_by_their_graphs_and_resumes_with_what_it_selected
     kept = [line for line in map(json.loads, lines) if line["rank"] is not None]
     assert len(kept) == 6 and all(line["scores"]["w2pgnn.weight"] > 0.5 for line in kept)
     assert [int(line["id"].rpartition(":")[2]) % 3 for line in kept] == [0] * 6  # every third row is of the core
+
+
+def test_all_rows_without_a_graph_are_named_as_far_as_there_is_room() -> None:
+    good = {"edges": [[0, 1], [1, 2]], "num_nodes": 3}
+    wrong = [{"edges": [["a", "b"]]}, {"text": "none"}, {"edges": []}]  # the last one without `num_nodes`
+    rows = [good, *wrong, good]
+    records = [Record(r, id=f"f:{i}", source="s", where=f"f:{i + 1}") for i, r in enumerate(rows)]
+    made = W2PGNN(keep=0.5)
+    with pytest.raises(DataError) as told:
+        made.select(records, records[:1], random.Random(0))
+    said = str(told.value)
+    assert "3 of 5 rows have no graph that can be read" in said
+    assert all(f"\n  f:{i}: " in said for i in (2, 3)) and "\n  f:1:" not in said and "f:5" not in said
+    many = [Record({"text": "none"}, id=f"f:{i}", source="s", where=f"f:{i + 1}") for i in range(50)]
+    with pytest.raises(DataError, match="and 30 more") as told:
+        made.select(many, records[:1], random.Random(0))
+    assert "f:20: " in str(told.value) and "f:21: " not in str(told.value)
+    with pytest.raises(DataError, match="^f:2: its edges are no pairs"):
+        made.select(records[:2], records[:1], random.Random(0))

@@ -118,6 +118,17 @@ def test_its_places_count_and_its_tokens_are_nobody_s(folder: Path) -> None:
         assert {m["id"] for m in httpx.get(f"{address}/v1/models").json()["data"]} >= set(LENGTHS)
 
 
+def test_the_list_says_which_names_take_a_strength(folder: Path) -> None:
+    with serving.served(folder, Limits(max_length=60)) as (server, address):
+        for _ in range(2):  # from files alone, then with adapters in memory
+            said = {m["id"]: m["strengths"] for m in httpx.get(f"{address}/v1/models").json()["data"]}
+            assert said == {serving.BASE: None, "low": [0.0, 4.0], **dict.fromkeys(LENGTHS)}
+            for name, strengths in said.items():
+                assert httpx.get(f"{address}/v1/models/{name}").json()["strengths"] == strengths
+                if name != serving.BASE:
+                    assert (server.library.find(f"{name}@0.5") is not None) if strengths else name in LENGTHS
+
+
 def test_a_strength_between_is_refused_and_0_is_the_base(folder: Path) -> None:
     with Server(serving.loaded(), serving.BASE, folder) as server:
         with pytest.raises(ApiError, match="is there or not: write 'prompt', without a strength"):

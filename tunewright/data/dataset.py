@@ -317,7 +317,11 @@ def stored(
 
 
 def as_written(problem: Problem, source: SourceLike) -> Problem:
-    """A problem that names the file's own columns, where the source says what they are called here."""
+    """A problem that names the file's own columns, where the source says what they are called here; one with `columns`
+    itself stays as it is.
+    """
+    if problem.reason.startswith("columns "):
+        return problem
     called = {ours: theirs for ours, theirs in source.columns.items() if ours != theirs}
     if (target := getattr(source, "_target", None)) is not None:
         called.setdefault("label", target)

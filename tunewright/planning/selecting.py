@@ -93,7 +93,7 @@ def select_of_recipe(recipe: RecipeLike, out: Path, *, sets: Sequence[str] = ())
             target=len(part.selection.target()) if target is not None else 0,
             model=loaded.model.name if asked else None,
             seconds=time.perf_counter() - began,
-            notes=session.notes,
+            notes=[*session.notes, *wrote["empty"]],
         )
         finish(subset, folder)
     return subset
@@ -160,7 +160,8 @@ def select_of_pool(
             )
         seconds = time.perf_counter() - began
         notes = [f"columns guessed: {_called(s.columns)}" for s in found if s.columns and not columns]
-        subset = _subset(out, wrote, uses, names, _Settled(), len(aimed), None, seconds, list(dict.fromkeys(notes)))
+        notes = list(dict.fromkeys([*notes, *wrote["empty"]]))
+        subset = _subset(out, wrote, uses, names, _Settled(), len(aimed), None, seconds, notes)
         finish(subset, folder)
     return subset
 

@@ -101,14 +101,15 @@ Said = tuple[int, Mapping[str, Any], str, str, Verdict]
 
 
 def write(said: Iterable[Said], folder: Path, sources: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
-    """Write rows and scores into a folder; gives the files, counts and each selector's figures (by `names`, in order).
+    """Write rows and scores into a folder; gives the files, counts, each selector's figures (by `names`, in order) and
+    notes of files that stay empty.
 
     DataError for rows that JSON cannot hold.
     """
     files = ["kept.jsonl"] if len(sources) == 1 else [f"kept-{name}.jsonl" for name in stems(sources)]
     offered, kept = Counter[str](), Counter[str]()
     reasons: dict[str, Counter[str]] = {name: Counter() for name in names}
-    counts = Counter[str]()
+    counts, filled = Counter[str](), set[int]()
     with ExitStack() as stack:
         out = [stack.enter_context((folder / f).open("w", encoding="utf-8")) for f in files]
         scores = stack.enter_context((folder / "scores.jsonl").open("w", encoding="utf-8"))
@@ -119,13 +120,20 @@ def write(said: Iterable[Said], folder: Path, sources: Sequence[str], names: Seq
             scores.write(_line(_told(source, id, verdict, len(sources) > 1)))
             if verdict.kept:
                 out[k].write(_row(row, id))
+                filled.add(k)
             seen = names if verdict.kept else names[: names.index(verdict.by) + 1] if verdict.by is not None else ()
             offered.update(seen)
             kept.update(seen if verdict.kept else seen[:-1])
             if verdict.by is not None and not verdict.kept:
                 reasons[verdict.by][verdict.reason or "left out"] += 1
     figures = {n: {"offered": offered[n], "kept": kept[n], "reasons": _few(reasons[n])} for n in names}
-    return {"files": files, **{k: counts[k] for k in ("rows", "kept", "left_out")}, "figures": figures}
+    empty = [
+        f"no row of {source} is kept: {file} is empty, and a recipe that names it is refused"
+        for k, (source, file) in enumerate(zip(sources, files, strict=True))
+        if k not in filled
+    ]
+    counted = {k: counts[k] for k in ("rows", "kept", "left_out")}
+    return {"files": files, **counted, "figures": figures, "empty": empty}
 
 
 def _told(source: str, id: str, verdict: Verdict, several: bool) -> dict[str, Any]:

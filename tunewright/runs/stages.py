@@ -142,11 +142,16 @@ class TrainingCallback:
             raise Stop
         if self.stops():
             self.write(loop)
-            raise stopped(self.folder, f"step {loop.step_number}, with a checkpoint")
+            raise stopped(self.folder, self._place(loop.step_number) + ", with a checkpoint")
         due = self.spec.save_steps and (self.asked or loop.step_number % self.spec.save_steps == 0)
         if due and not loop.finished():
             self.write(loop)
         self.asked = False
+
+    def _place(self, step: int) -> str:
+        """A step of this stage in words; behind earlier stages, which of the run it is as well."""
+        of_run = f" (step {self.before + step} of the run)" if self.before else ""
+        return f"step {step} of stage '{self.stage}'{of_run}"
 
     def stops(self) -> bool:
         """Whether any process of the run was asked to stop. A signal that comes meanwhile stays for the next time."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import os
 import re
 import threading
@@ -17,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ from tunewright.errors import FolderError, ModelError, TunewrightError, nearest
 from tunewright.models import delta_format, peft_format
 from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import Delta, LowRank
+from tunewright.models.peft_prompts import BEFORE_ROWS
 from tunewright.serve.before import Before, read_before
 from tunewright.serve.errors import ApiError
 
@@ -139,6 +142,28 @@ class Library:
         if known is None or known[0] != key:
             known = self._looked[folder] = key, delta_format.is_deltas_alone(folder)
         return known[1]
+
+    def takes_strength(self, name: str) -> bool:
+        """Whether a name may be asked for at a strength, name@0.5: not the base, nor what puts tokens before rows.
+        Reads an adapter's settings where it is not in memory.
+        """
+        if name == self.base:
+            return False
+        with self._lock:
+            adapter = self._there.get(name)
+        if adapter is not None:
+            return adapter.before is None
+        path = self._paths.get(name) or (self.root / name if self.root is not None else None)
+        if path is None:
+            return False
+        inner = path / "adapter" if (path / "adapter" / peft_format.CONFIG).is_file() else path
+        file = inner / peft_format.CONFIG
+        try:
+            return _kind(file, file.stat().st_mtime_ns) not in BEFORE_ROWS
+        except FileNotFoundError:
+            return True  # a delta of ours
+        except (OSError, ValueError):
+            return False
 
     def find(self, model: str) -> Variant | None:
         """What a request's `model` names: an adapter, loaded if it was not, or None for the base. Reads files.
@@ -331,3 +356,10 @@ def _one(site: str, by_name: Mapping[str, Delta]) -> Delta:
         raise ModelError(f"several changes of other kinds than low-rank lie on '{site}'")
     A, B, scale = peft_format.combined(deltas)
     return LowRank(A, B, scale)
+
+
+@lru_cache(4096)
+def _kind(file: Path, _changed: int) -> str:
+    """The type that an adapter's settings name; read once as long as the file stays as it is."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    return str(config.get("peft_type")) if isinstance(config, dict) else ""

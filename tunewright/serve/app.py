@@ -23,6 +23,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunewright.serve import answers, schemas, streams
+from tunewright.serve.adapters import STRONGEST
 from tunewright.serve.answers import Envelope
 from tunewright.serve.errors import ApiError
 from tunewright.serve.requests import Handle, Result, gathered
@@ -156,18 +157,22 @@ class _Api:
 
     async def models(self, _: Http) -> Response:
         names = [self._about.name, *await run_in_threadpool(self._about.library.names)]
-        return JSONResponse({"object": "list", "data": [self._described(n) for n in names]})
+        described = await run_in_threadpool(lambda: [self._described(n) for n in names])
+        return JSONResponse({"object": "list", "data": described})
 
     async def model(self, http: Http) -> Response:
         name = http.path_params["name"]
         await run_in_threadpool(self._about.library.find, name)
-        return JSONResponse(self._described(name))
+        return JSONResponse(await run_in_threadpool(self._described, name))
 
     def _described(self, name: str) -> dict[str, Any]:
         server = self._about
         about = {"id": name, "object": "model", "created": server.started, "owned_by": "tunewright"}
         base = None if name == server.name else server.name
-        return about | {"root": server.name, "parent": base, "max_model_len": server.limits.max_length}
+        about |= {"root": server.name, "parent": base, "max_model_len": server.limits.max_length}
+        engine = server.engine if isinstance(server, Server) else None
+        dialled = not getattr(engine, "full_strength", False) and server.library.takes_strength(name.partition("@")[0])
+        return about | {"strengths": [0.0, STRONGEST] if dialled else None}
 
 
 class Vectors(_Api):

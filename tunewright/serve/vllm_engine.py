@@ -14,7 +14,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tunewright.errors import MethodError, MissingExtraError, ModelError
 from tunewright.finished.servability import adapter_reasons
@@ -111,6 +111,8 @@ class VllmEngine:
 
     `given`: as `arguments` has it; `folder_of(name)` gives the folder of an adapter.
     """
+
+    full_strength: ClassVar[bool] = True  # it dials no adapter
 
     def __init__(self, given: dict[str, Any], folder_of: Callable[[str], Path]):
         need_vllm()

@@ -49,6 +49,8 @@ from tunewright.errors import DataError
 from tunewright.pieces import graphons
 from tunewright.pieces.mixtures import clusters
 
+MOST_NAMED = 20
+"""Rows that are named, where several have no graph that can be read."""
 REMEDY = "give each row edge_index: [[0, 1], [1, 2]] (two lists of node numbers from 0) or edges: [[0, 1], [1, 2]]"
 
 
@@ -72,8 +74,8 @@ class W2PGNN(Method):
     conformance: ClassVar[dict[str, object]] = {"keep": 0.5, "resolution": 6, "clusters": 2}
 
     def select(self, records: Sequence[Record], target: Sequence[Record], rng: random.Random) -> Selected:
-        graphs = [self._graph(r, rng) for r in records]
-        aimed = self._graphon([self._steps(self._graph(r, rng)) for r in target])
+        graphs = self._graphs(records, rng)
+        aimed = self._graphon([self._steps(g) for g in self._graphs(target, rng)])
         steps = [self._steps(a) for a in graphs]
         figures = np.array([graphons.topology(a) for a in graphs])
         of = [self._source(r) for r in records]
@@ -132,6 +134,23 @@ class W2PGNN(Method):
                 remedy="name the column in w2pgnn: {sources: ...}, or leave it out for the data source",
             )
         return str(record[self.sources])
+
+    def _graphs(self, records: Sequence[Record], rng: random.Random) -> list[np.ndarray]:
+        """Each row's graph. DataError that names all rows without one that can be read, as far as MOST_NAMED."""
+        graphs, wrong = list[np.ndarray](), list[DataError]()
+        for record in records:
+            try:
+                graphs.append(self._graph(record, rng))
+            except DataError as error:
+                wrong.append(error)
+        if len(wrong) > 1:
+            named = "".join(f"\n  {e.where}: {e.what}" for e in wrong[:MOST_NAMED])
+            more = f"\n  and {len(wrong) - MOST_NAMED:,} more" if len(wrong) > MOST_NAMED else ""
+            said = f"{len(wrong):,} of {len(records):,} rows have no graph that can be read:{named}{more}"
+            raise DataError(said, where=wrong[0].where, remedy=wrong[0].remedy)
+        if wrong:
+            raise wrong[0]
+        return graphs
 
     def _graph(self, record: Record, rng: random.Random) -> np.ndarray:
         """[n, n] adjacency of a row's graph."""
