@@ -94,7 +94,7 @@ def _pair(row: Made, texts: Made) -> Made:
 
 
 def pictures(data: Path, out: Path, train: Made) -> Made:
-    files = {}
+    files, convolutions = {}, {"lora": {"target_modules": "all"}}
     out.mkdir(parents=True, exist_ok=True)
     for name, part, each in (("train", "train", 20), ("eval", "test", 30)):
         with np.load(data / "noncommercial" / "cifar10-sub" / f"{part}.npz") as file:
@@ -102,12 +102,15 @@ def pictures(data: Path, out: Path, train: Made) -> Made:
         at = np.concatenate([np.flatnonzero(y == kind)[:each] for kind in range(10)])
         np.savez(out / f"pictures-{name}.npz", x=x[at], y=y[at])
         files[name] = str(out / f"pictures-{name}.npz")
-    return _recipe("image-classification", "efficientnet-lite0", "lora", files, 4, train)
+    return _recipe("image-classification", "efficientnet-lite0", convolutions, files, 4, train)
 
 
 RECIPES: dict[str, tuple[Callable[[Path, Path, Made], Made], str]] = {
     "fill-mask": (answers, "answers to medical questions (MedQuAD, 1,000), the lab's nano-encoder (2.6M), full"),
-    "image-classification": (pictures, "CIFAR-10 from 20 pictures of each kind, EfficientNet-Lite0, LoRA"),
+    "image-classification": (
+        pictures,
+        "CIFAR-10 from 20 pictures of each kind, EfficientNet-Lite0 (4.6M), LoRA on all layers",
+    ),
     "reward-modeling": (
         convincing,
         "which of two arguments convinces more (UKPConvArg1, 600 pairs, topics held out), MiniLM-L6 (22.7M), full",

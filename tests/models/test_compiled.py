@@ -250,4 +250,4 @@ def test_a_check_refuses_what_a_run_would(tmp_path: Path) -> None:
     small.write_inputs(tmp_path)
     for name, found in (("dora", 1), ("lora", 0)):
         file = small.write_recipe(tmp_path, train__compile="eager", stages__0__methods=[name])
-        assert sum("a dora delta hangs on" in str(r) for r in check_recipe(Recipe.load(file)).refusals) == found
+        assert sum("a dora delta hangs on" in str(r) for r in check_recipe(Recipe.load(file)).report.refusals) == found
