@@ -64,10 +64,23 @@ def _public(done: Sequence[Cell]) -> str:
     ran = {n: found[n] for n in LOW_RANK if n in found}
     if len(ran) < 2:
         return ""
-    near = sum(abs(mean) <= 0.02 for mean, _, _ in ran.values())
+    near = [n for n, (mean, _, _) in ran.items() if abs(mean) <= 0.02]
     return (
-        f"\nOf {len(ran)} variants of LoRA that have run, {near} end within two points of it once rates are tuned "
-        "(arXiv 2602.04998 found that of nine).\n"
+        f"\nOf {len(ran)} variants of LoRA that have run, {len(near)} end within two points of it once rates are tuned "
+        "(arXiv 2602.04998 found that of nine)." + _drifts([c for c in done if c["method"] in near]) + "\n"
+    )
+
+
+def _drifts(near: Sequence[Cell]) -> str:
+    """Whether what a method moved tells apart those that end alike."""
+    moved = {c["method"]: _mean(c["figures"]["drift"]) for c in near if None not in c["figures"]["drift"]}
+    if len(moved) < 2:
+        return ""
+    least, most = min(moved, key=lambda n: moved[n]), max(moved, key=lambda n: moved[n])
+    lora = _mean(near[0]["beside"]["drift"])
+    return (
+        f" These moved the model by {moved[least]:.3g} (`{least}`) to {moved[most]:.3g} (`{most}`), `{BESIDE}` by "
+        f"{lora:.3g}."
     )
 
 

@@ -44,9 +44,20 @@ def test_the_page_says_who_gained_and_by_how_much_beside_lora():
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == ["dora", "lora", "pissa"]
     assert rows[0] == "| `dora` | 61.0% | +10.0 [+7.5, +12.5]* |  | 0.2 | 1,234 | 2e+09 | 0.01 |"
+    assert "moved the model" not in text  # only one of them ended near
     assert "outermost tried" in rows[2] and "*" not in rows[2]
     assert "`hypter` (it writes for tasks)" in text and "Of 2 variants of LoRA that have run, 1 end" in text
     assert "Not run yet: `full`" in text and text.count("\nNot run yet.\n") == 2
+
+
+def test_the_page_says_whether_drift_tells_those_apart_that_end_alike():
+    lora = figures(0.5, 0.52, 0.51, drift=[0.2, 0.2, 0.2])
+    cells = {
+        f"domains {name}": {"figures": figures(0.5, 0.53, 0.5, drift=[moved] * 3), "beside": lora, "method": name}
+        for name, moved in (("dora", 0.1), ("pissa", 0.4), ("olora", 0.3))
+    }
+    text = page({k: {"task": "domains", "base": 0.1, "drift_measure": "kl", **c} for k, c in cells.items()})
+    assert "These moved the model by 0.1 (`dora`) to 0.4 (`pissa`), `lora` by 0.2." in text
 
 
 def test_differences_that_are_the_same_on_every_seed_are_told_without_a_star():
