@@ -52,6 +52,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a module that is no linear": (stage(methods=[{"lora": {"target_modules": ["embed_tokens"]}}]), "embed_tokens"),
     "a pattern that fits no layer": (stage(methods=[{"lora": {"rank_pattern": {"x_proj": 2}}}]), "x_proj"),
     "a rank above a layer's": (stage(methods=[{"corda": {"rank": 4096}}]), "rank"),
+    "a budget of bits that no choice keeps": (
+        stage(methods=[{"lq-lora": {"rank": 2, "average_bits": 1.5}}]),
+        "average_bits is 1.5",
+    ),
     # starts
     "a start that is not there": (stage(start="./nofolder"), "neither a run's folder nor a finished stage"),
     "a start that is a model": (stage(start="./base"), "neither a run's folder nor a finished stage"),

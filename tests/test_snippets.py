@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ELSEWHERE = {
     "docs/adapters.md": "what tests/runs/test_adapters.py does",
     "docs/contract.md": "made of examples that tests/conformance runs",
+    "docs/from-nothing.md": "what tests/tasks/test_object_detection.py draws and runs",
     "docs/jobs.md": "what tests/serve/test_jobs.py and tests/serve/test_tinker.py do with the same clients",
     "docs/serve.md": "a client that tests/serve/test_app.py runs against a server",
     "docs/vision-language.md": "what tests/tasks/test_image_text_to_text.py does with a tiny model that sees",

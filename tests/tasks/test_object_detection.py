@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +29,9 @@ from tunewright.loading.load import Reading
 from tunewright.loading.options import options_of
 from tunewright.measure.drift import kl_drift, take_reference
 from tunewright.measure.target import check_metric
-from tunewright.recipe import DataSpec
+from tunewright.planning.check import check_recipe
+from tunewright.recipe import DataSpec, Recipe
+from tunewright.runs.run import run
 from tunewright.tasks import _detectors, get_task
 from tunewright.tasks._boxes import FORMATS, from_corners, shown, to_corners
 
@@ -341,3 +345,20 @@ def test_a_model_in_bfloat16_has_about_the_same_loss(name: str) -> None:
         half = TASK.loss(TASK.forward(model.to(torch.bfloat16), batch), batch).value
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, wide, rtol=0.05, atol=0.05)
+
+
+def test_the_pages_detector_is_drawn_and_trained_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/from-nothing.md, as a reader copies it: the script, the recipe, a check and (two steps of) the run."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "from-nothing.md").read_text(encoding="utf-8")
+    section = page.split("## A detector, offline\n")[1].split("\n## ")[0]
+    (script,) = re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
+    (recipe,) = re.findall(r"^```yaml\n(.*?)^```", section, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+    exec(compile(script, "draw.py", "exec"), {"__name__": "__main__"})
+    (tmp_path / "detect.yaml").write_text(recipe)
+    found = check_recipe(tmp_path / "detect.yaml")
+    assert found.ok and found.report.sources[0].shapes == {"image-objects": 120}
+    short = ["budget.steps=2", "train.batch_tokens=64", "train.threads=1"]
+    done = run(Recipe.load(tmp_path / "detect.yaml", short), tmp_path / "out", quiet=True)
+    assert done.report.target is not None and done.report.target.metric == "map" and done.report.target.n == 40

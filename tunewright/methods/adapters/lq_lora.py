@@ -203,6 +203,7 @@ class LQLoRA(LowRankMethod):
     def setup(self, run: Setup) -> State:
         state: Any = super().setup(run)
         state.layers = self.sites(run.structure)  # a plain list: no part of the state itself
+        self._candidates(state.layers)  # a check foresees a budget that cannot be kept
         return state  # type: ignore[no-any-return]
 
     def attach(self, site: Site, needs: Needs, state: State, rng: random.Random) -> Any:
@@ -242,8 +243,10 @@ class LQLoRA(LowRankMethod):
         D_o, D_i = (D.clamp(min=float(LEAST * D.mean())) for D in (D_o, D_i))
         return Weights(D_o[:, None], D_i[None])
 
-    def _formats(self, layers: Sequence[Site], needs: Needs) -> dict[str, dict[str, Any]]:
-        """The format of each layer, as settings, by its name."""
+    def _candidates(self, layers: Sequence[Site]) -> tuple[list[Format], list[list[int]]]:
+        """The formats that a layer may have, and the bits of each layer in each. MethodError where the fewest of all
+        layers are more than the budget.
+        """
         options = product(self.bits, self.scale_bits, self.block_sizes, self.group_sizes, self.group_types)
         candidates = list(dict.fromkeys(Format(*option) for option in options))
         sizes = [site.in_features * site.out_features for site in layers]
@@ -256,6 +259,12 @@ class LQLoRA(LowRankMethod):
                 where="average_bits",
                 remedy="write more, or candidates that take fewer (bits, scale_bits, block_sizes, group_sizes)",
             )
+        return candidates, bits
+
+    def _formats(self, layers: Sequence[Site], needs: Needs) -> dict[str, dict[str, Any]]:
+        """The format of each layer, as settings, by its name."""
+        candidates, bits = self._candidates(layers)
+        whole = sum(site.in_features * site.out_features for site in layers)
         costs = [self._costs(site, candidates, self._weights(site, needs)) for site in layers]
         chosen = allocate(costs, bits, self.average_bits * whole) if len(candidates) > 1 else [0] * len(layers)
         return {site.name: candidates[k].settings() for site, k in zip(layers, chosen, strict=True)}
