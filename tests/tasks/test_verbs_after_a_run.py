@@ -42,20 +42,21 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "drift"),
+    ("name", "unit", "drift"),
     [
-        (NUMBERS, "1 \u2212 CKA from the first"),
-        (SERIES, "change of forecasts from the first, standard deviations"),
-        (POLICIES, "KL from the first, nats/action"),
-        (DRAWING, "change of predictions from the first, squared error/element"),
-        (DETECTION, "1 \u2212 CKA from the first"),
+        (NUMBERS, "units of the target", "1 \u2212 CKA from the first"),
+        (SERIES, "", "change of forecasts from the first, standard deviations"),
+        (POLICIES, "fraction", "KL from the first, nats/action"),
+        (DRAWING, "squared error per element", "change of predictions from the first, squared error/element"),
+        (DETECTION, "fraction", "1 \u2212 CKA from the first"),
     ],
 )
-def test_a_pair_is_measured_in_the_runs_own_units(name: str, drift: str, ran: dict[str, Path]) -> None:
+def test_a_pair_is_measured_in_the_runs_own_units(name: str, unit: str, drift: str, ran: dict[str, Path]) -> None:
     report = Report.load(ran[name])
     pair = measure(Request([str(ran[name])], [str(ran[name])]))
     assert report.target is not None and pair.target is not None
     assert (pair.target.metric, pair.target.unit) == (report.target.metric, report.target.unit)
+    assert pair.target.unit == unit
     line = next(line for line in shown.text(pair, width=200).splitlines() if line.startswith("drift: "))
     assert line.startswith(f"drift: {drift}  ")
 
