@@ -320,10 +320,13 @@ def bootstrap_statistic(
     figure is `exact`, the same for any rows (the distance of a model from itself).
     """
     value = float(statistic(np.arange(n)))
-    if n < fewest(level):
-        return Interval(value=value, n=n, level=level, unit=unit, method="centred percentile bootstrap")
+    none = Interval(value=value, n=n, level=level, unit=unit, method="centred percentile bootstrap")
+    if n < 2:
+        return none
     rng = np.random.default_rng(seed)
     draws = np.array([float(statistic(rng.integers(0, n, n))) for _ in range(resamples)])
+    if n < fewest(level) and not bool(np.all(draws == value)):  # where all are one figure, `of_draws` knows more
+        return none
     return of_draws(value, draws, n, level=level, unit=unit, bounds=bounds, exact=exact)
 
 
