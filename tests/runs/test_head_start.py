@@ -73,16 +73,17 @@ def test_a_head_does_not_start_where_a_step_of_the_body_drowns_it(regression):
         right = torch.tensor(labels)
         return float(cross_entropy(logits, right) if not regression else mse_loss(logits[:, 0], score))
 
-    alike, apart = 1 + 0.03 * told, told
+    times = 1.0 if regression else 10.0
+    alike, apart = 1 + (0.03 if regression else 0.001) * told, told
     first = fitted(alike)
-    steady = steadied(first, partial(fitted, alike), loss, alike)
+    steady = steadied(first, partial(fitted, alike), loss, alike, times)
     noise = torch.randn(alike.shape, generator=generator, dtype=torch.float64) / 3
     constant = loss(fitted(alike, 1e-12).logits(alike))
-    assert loss(first.logits(alike)) < 0.5 * constant < 2 * constant < loss(first.logits(alike + noise))
-    assert loss(steady.logits(alike)) < constant and loss(steady.logits(alike + noise)) < 1.1 * constant
+    assert loss(first.logits(alike)) < 0.5 * constant < 2 * times * constant < loss(first.logits(alike + noise))
+    assert loss(steady.logits(alike)) < constant and loss(steady.logits(alike + noise)) < 1.1 * times * constant
     assert steady.weight.abs().sum() > 0.01, "nothing of the probe is left"
     whole = fitted(apart)  # features that differ keep the probe as it is
-    assert steadied(whole, partial(fitted, apart), loss, apart) is whole
+    assert steadied(whole, partial(fitted, apart), loss, apart, times) is whole
 
 
 def test_the_recipe_may_say_random(inputs):

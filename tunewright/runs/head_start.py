@@ -7,8 +7,8 @@ A head that came with the checkpoint is left as it is.
 Features that hardly differ between rows give a probe weights so large that whatever dropout or the body's first steps
 do to the features drowns what it tells: a regression of a table began at a loss of 0.5 and stood at 3,100 a step later.
 The head therefore starts from the probe of the weakest penalty that is steady: under noise of the size that dropout of
-a tenth makes (a third of each feature's root mean square), it still answers the training rows better than one answer
-to all of them would.
+a tenth makes (a third of each feature's root mean square), numbers are still told better than by one answer to all
+rows, and the loss of classes, which recovers, is at most ten times that of one answer.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from tunewright.runs.session import Session, StageInputs
 
 NOISE = 1 / 3
 """Of a feature's root mean square: what dropout of a tenth makes of it, sqrt(0.1 / 0.9)."""
+LOUDEST = 10.0
+"""Of classes: how many times the loss of one answer to all rows noise may make it."""
 DRAWS = 8
 """Draws of the noise by which a probe is judged."""
 WEAKEST = 1e-6
@@ -42,7 +44,7 @@ def probe_of(session: Session, datasets: Sequence[Dataset], *, bias: bool = True
     settings = {
         "linear probe": len(session.options.labels or ()),
         "bias": bias,
-        "steady": [NOISE, DRAWS, WEAKEST] if steady else None,
+        "steady": [NOISE, DRAWS, WEAKEST, LOUDEST] if steady else None,
         "precision": session.precision,
         "device": session.device,
         "threads": torch.get_num_threads(),
@@ -80,15 +82,19 @@ def _fitted(
 
     probe = fitted()
     if steady:
-        probe = steadied(probe, fitted, loss, features)
+        probe = steadied(probe, fitted, loss, features, 1.0 if task.scores else LOUDEST)
     return {"c": probe.c, "rows": probe.rows}, {"weight": probe.weight, "bias": probe.bias}
 
 
 def steadied(
-    probe: LinearProbe, fitted: Callable[[float], LinearProbe], loss: Callable[[Tensor], float], features: Tensor
+    probe: LinearProbe,
+    fitted: Callable[[float], LinearProbe],
+    loss: Callable[[Tensor], float],
+    features: Tensor,
+    times: float,
 ) -> LinearProbe:
     """The probe, or `fitted` with ten times the penalty, and so on, until noise on features [R, D] leaves its loss
-    below that of one answer to all rows. `loss`: of logits [R, V]. The last tried where none is steady.
+    below so many `times` that of one answer to all rows. `loss`: of logits [R, V]. The last tried where none is steady.
     """
     features = features.double()
     spread = NOISE * features.square().mean(0).sqrt()
@@ -99,7 +105,7 @@ def steadied(
         drawn = (torch.randn(features.shape, dtype=torch.float64, generator=generator) for _ in range(DRAWS))
         return sum(loss(probe.logits(features + spread * some)) for some in drawn) / DRAWS
 
-    while probe.c > WEAKEST and noisy(probe) >= constant:
+    while probe.c > WEAKEST and noisy(probe) >= times * constant:
         probe = fitted(probe.c / 10)
     return probe
 
