@@ -39,7 +39,6 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     *("first-recipes", "streams", "what-stages-read", "measuring-together", "measuring-apart"),
     *(
         "categories-of-prompts",
-        "a-budget-of-bits-that-is-foreseen",
         "columns-of-the-file",
         "ends-of-episodes",
         "few-units",
