@@ -10,8 +10,8 @@ from tunewright.compare.compared import told_apart
 from tunewright.measure.intervals import t_interval
 
 Cell = Mapping[str, Any]
-LOW_RANK = ("dora", "pissa", "olora", "eva", "lora-fa", "adalora", "lora-ga", "allora", "vera")
-"""What trains a low-rank change as `lora` does, in another way: nine of the best known."""
+LOW_RANK = ("dora", "pissa", "olora", "eva", "lora-fa", "adalora", "lora-ga", "vera")
+"""What trains a low-rank change as `lora` does, in another way: eight of the best known."""
 
 _HEAD = f"""\
 <!-- Made by `python -m benchmarks.family --page` from benchmarks/family.json: change these. -->

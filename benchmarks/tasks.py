@@ -182,9 +182,9 @@ def text2text(data: Path, out: Path) -> Path:
         "task": "text2text-generation",
         "data": {"train": files["own"], "eval": files["asked"], "max_length": 128},
         "keep": [{"name": "the other tasks", "data": files["kept"]}],
-        "methods": [{"lora": {"rank": 16}}],
-        "train": {**TRAIN, "learning_rate": 3e-3, "batch_tokens": 1024},
-        "budget": {"epochs": 8},
+        "methods": ["full"],
+        "train": {**TRAIN, "learning_rate": 2e-3, "batch_tokens": 1024},
+        "budget": {"epochs": 24},
         "measurement": {"strengths": [1]},
     }
     return finished(recipe, out / "text2text-generation")
@@ -460,7 +460,7 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     ),
     "text2text-generation": (
         text2text,
-        "numbers in words (instruction induction), a tiny T5 made from nothing on three others of its tasks, LoRA",
+        "numbers in words (instruction induction), a tiny T5 made from nothing on three others of its tasks, full",
     ),
     task_drawing.UNCONDITIONAL: (
         drawing(task_drawing.UNCONDITIONAL),
