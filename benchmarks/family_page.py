@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.family import BESIDE, EVALUATED, ROWS, SEEDS, TASKS, Task, methods
+from tunewright import catalogue
 from tunewright.compare.compared import told_apart
 from tunewright.measure.intervals import t_interval
 
@@ -53,8 +54,11 @@ def _task(task: Task, cells: Sequence[Cell]) -> str:
     if refused:
         said += "\nRefused here: " + "; ".join(f"`{n}` ({why})" for n, why in sorted(refused.items())) + ".\n"
     there = {r[0] for r in rows} | refused.keys()
-    if missing := [f"`{n}`" for n in methods() if n not in there]:
-        said += "\nNot run yet: " + ", ".join(missing) + ".\n"
+    missing = [n for n in methods() if n not in there]
+    other = [n for n in missing if (tasks := catalogue.load_method(n).tasks) is not None and task.task not in tasks]
+    for what, names in (("Not run yet", [n for n in missing if n not in other]), ("Serve other tasks", other)):
+        if names:
+            said += f"\n{what}: " + ", ".join(f"`{n}`" for n in names) + ".\n"
     return said
 
 
@@ -98,6 +102,7 @@ def _row(name: str, own: Mapping[str, Any], lora: Mapping[str, Any]) -> str:
 
 def _difference(own: Sequence[float], lora: Sequence[float]) -> tuple[float, float, float]:
     found = t_interval([a - b for a, b in zip(own, lora, strict=True)])
+    assert found.low is not None and found.high is not None  # of three seeds
     return found.value, found.low, found.high
 
 

@@ -47,7 +47,11 @@ def test_the_page_says_who_gained_and_by_how_much_beside_lora():
     assert "moved the model" not in text  # only one of them ended near
     assert "outermost tried" in rows[2] and "*" not in rows[2]
     assert "`hypter` (it writes for tasks)" in text and "Of 2 variants of LoRA that have run, 1 end" in text
-    assert "Not run yet: `full`" in text and text.count("\nNot run yet.\n") == 2
+    assert (
+        "Serve other tasks: `bayesprompt`" in text
+        and "Not run yet: `full`" in text
+        and text.count("\nNot run yet.\n") == 2
+    )
 
 
 def test_the_page_says_whether_drift_tells_those_apart_that_end_alike():

@@ -386,6 +386,30 @@ def test_a_folder_holds_a_series_a_file_or_goes_on_with_an_id_from_file_to_file(
     assert problems[0].reason == "series 'x' began with value, and here it has load, wind"
 
 
+def test_files_of_a_folder_that_are_not_of_one_kind_are_named(folder: Path) -> None:
+    place, problems = folder / "mixed", list[Any]()
+    place.mkdir()
+    days = [f"2020-01-{i + 1:02}" for i in range(20)]
+    (place / "one.csv").write_text("timestamp,load,wind\n" + "".join(f"{d},1,2\n" for d in days))
+    (place / "two.csv").write_text("timestamp,load,rain\n" + "".join(f"{d},1,2\n" for d in days))
+    (place / "notes.txt").write_text("of stations\nand their ways\n")
+    assert list(by_name("mixed", folder, problems)) == ["one"]
+    reasons = {p.where: p.reason for p in problems}
+    assert len(problems) == 2 and "no table" in reasons["mixed/notes.txt:1"]
+    assert reasons["mixed/two.csv:2"] == "its columns are load, rain, and those of 'one' load, wind"
+    for name in ("two.csv", "notes.txt"):
+        (place / name).unlink()
+    (place / "two.csv").write_text("timestamp,sun\n" + "".join(f"{d},1\n" for d in days))
+    (place / "one.csv").write_text("timestamp,rain\n" + "".join(f"{d},1\n" for d in days))
+    assert sorted(by_name("mixed", folder)) == ["one", "two"]  # a column each may be called as its file is
+
+    (place / "one.csv").write_text("id,timestamp,v\n" + "".join(f"x,{d},1\n" for d in days[10:]))
+    (place / "two.csv").write_text("id,timestamp,v\n" + "".join(f"x,{d},1\n" for d in days[:10]))
+    problems = []
+    by_name("mixed", folder, problems)
+    assert "which is in mixed/one.csv:11" in problems[0].reason and "names" in problems[0].remedy
+
+
 def test_a_saved_data_set_holds_series(folder: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = [

@@ -52,12 +52,21 @@ def choosing_page() -> str:
     parts.append(
         "## What the headline claims say\n\nOf the methods above, those that were run, as they were stated.\n\n"
     )
-    told: dict[str, list[Evidence]] = {}
+    told, named = dict[str, list[Evidence]](), dict[str, str]()
     for entry in catalogue.entries().values():
         for e in _of(entry) if entry.room in ROOMS else ():
             told.setdefault(e.name, []).append(e)
-    parts += [f"- [`{name}`](claims.md): {_verdicts(found)}. {found[0].says}\n" for name, found in sorted(told.items())]
+            named[e.name] = entry.name
+    parts += [
+        f"- [`{name}`](claims.md){_of_other(named[name], name)}: {_verdicts(found)}. {found[0].says}\n"
+        for name, found in sorted(told.items())
+    ]
     return "".join(parts)
+
+
+def _of_other(method: str, claim: str) -> str:
+    """Which method a claim is about, where its own name does not say it."""
+    return "" if method == claim else f" (of `{method}`)"
 
 
 def _row(entry: catalogue.Entry) -> str:

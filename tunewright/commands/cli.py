@@ -46,7 +46,7 @@ CODES = (
     (errors.ModelError.code, "a model, tokenizer or adapter cannot be loaded"),
     (errors.MethodError.code, "methods conflict, or cannot do what is asked"),
     (errors.CheckpointError.code, "a checkpoint is unreadable or altered"),
-    (errors.FolderError.code, "a folder is locked, read-only or full"),
+    (errors.FolderError.code, "a folder is locked, read-only or full, or what would be written is there already"),
     (errors.NonFiniteError.code, "training met a value that is not finite"),
     (errors.MissingExtraError.code, "an extra or the network is missing"),
     (measuring.CODES["fails"], "a gate fails"),

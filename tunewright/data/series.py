@@ -59,6 +59,7 @@ def series_in(
         raise DataError("a series is read whole", where=place.name, remedy="remove streaming")
     often = Counter(p.name.split(".")[0] for p in place.files)
     gathered, asked = dict[tuple[bool, str], _Points](), wanted(source)
+    untimed = set[str]()  # files whose every row lacks the same
     for name, where, row, folder in rows:
         try:
             if isinstance(row, Bad):
@@ -73,7 +74,14 @@ def series_in(
                 about = {"id": name, "where": where, "source": place.name, "shape": SERIES, "base": folder}
                 yield Record({"series": series_of(named), "split": source.split}, **about)
                 continue
-            layout, file = _layout(named), name.rpartition(":")[0] if len(place.files) > 1 else ""
+            file = name.rpartition(":")[0] if len(place.files) > 1 else ""
+            if file in untimed:
+                continue
+            try:
+                layout = _layout(named)
+            except RowProblem as found:
+                untimed.update([file] if file else [])
+                raise (_no_table(found) if file and set(named) == {"text"} else found) from None
             called = str(named[layout.id]) if layout.id is not None else _called(file, often)
             points = gathered.setdefault(
                 (layout.id is None, called if layout.id is not None else file),
@@ -83,14 +91,30 @@ def series_in(
             points.add(named, where)
         except RowProblem as found:
             _tell(found.at(where), problems)
+    first: Series | None = None
     for points in gathered.values():
         try:
             made = points.made(remarks)
+            first = first or made
+            _like(made, first, points)
         except _Fault as fault:
             _tell(fault.problem, problems)
             continue
         about = {"id": points.first, "where": points.where, "source": place.name, "base": points.folder}
         yield Record({"series": made, "split": source.split}, shape=SERIES, **about)
+
+
+def _no_table(found: RowProblem) -> RowProblem:
+    """What is said of a file of plain text beside tables."""
+    return RowProblem(found.field, "this file is no table, and its folder is read whole", "move it out of the folder")
+
+
+def _like(made: Series, first: Series, points: _Points) -> None:
+    """`_Fault` where a series of several channels has others than the first one: they would be taken for the same."""
+    if len(made.names) > 1 and made.names != first.names:
+        what = f"its columns are {', '.join(made.names)}, and those of '{first.name}' {', '.join(first.names)}"
+        remedy = "give all files the same columns in one order, or read them apart, each as a source"
+        raise _Fault(RowProblem(made.names[0], what, remedy).at(points.where))
 
 
 @dataclass(frozen=True)
@@ -186,6 +210,13 @@ class _Points:
         step, wrong = step_of(self.times, self.layout.time)
         if wrong is not None:
             at, problem = wrong
+            before, here = (self.wheres[i].rpartition(":")[0] for i in (at - 1, at))
+            if at and before != here:
+                problem = RowProblem(
+                    problem.field,
+                    f"{problem.reason}, which is in {self.wheres[at - 1]}",
+                    "rows go on from file to file in the order of the files' names: rename them",
+                )
             raise _Fault(problem.at(self.wheres[at]))
         assert step is not None
         if self.layout.passed:

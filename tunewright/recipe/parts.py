@@ -307,7 +307,7 @@ class TrainSpec(Spec):
         description="recompute activations in the backward pass: less memory, about a third more time",
         examples=[True],
     )
-    compile: bool | Literal["inductor", "aot_eager", "eager"] = Field(
+    compile: Literal[False, True, "inductor", "aot_eager", "eager"] = Field(
         False,
         description="blocks run compiled while they train: by torch's inductor (true), or another of its backends",
         examples=[True],
