@@ -17,7 +17,7 @@ from tests.test_cli import commands
 from tunewright.commands import cli, json_types
 
 QUICK = {
-    "drift_sequences": 2, "drift_tokens": 4, "max_new_tokens": 2, "strengths": [1.0], "rows": 4, "few_shot": 0
+    "drift_sequences": 4, "drift_tokens": 4, "max_new_tokens": 2, "strengths": [1.0], "rows": 4, "few_shot": 0
 }  # fmt: skip
 
 

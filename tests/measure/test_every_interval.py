@@ -158,7 +158,7 @@ def test_kept_text(documents):
 
 
 @pytest.mark.parametrize("moved", [1e-3, 0.05, 0.5, 5.0])
-@pytest.mark.parametrize(("rows", "size"), [(3, 4), (12, 8), (64, 96), (200, 32)])
+@pytest.mark.parametrize(("rows", "size"), [(4, 4), (12, 8), (64, 96), (200, 32)])
 def test_feature_drift(rows, size, moved):
     """Repeated rows align better than others: without taking that off, the interval lies below its figure."""
     g = torch.Generator().manual_seed(rows)

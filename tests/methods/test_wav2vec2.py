@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.methods.driving import Run, snapshot
@@ -57,6 +57,7 @@ def drive(method: Wav2Vec2, **more: Any) -> Run:
 # -- what is drawn -----------------------------------------------------------------------------------------------------
 
 
+@example(4, 1.0, 2, 13)
 @given(st.integers(3, 300), st.floats(0.05, 1.0), st.integers(1, 20), st.integers(0, 99))
 def test_spans_hide_some_places_and_never_all(places, share, length, seed):
     mask = masked_places(places, share, length, random.Random(seed))

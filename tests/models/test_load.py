@@ -351,7 +351,7 @@ def test_bad_names(tmp_path, monkeypatch, case):
 
 SPECS = {
     "a revision of a folder": ({"revision": "main"}, {}, "remove revision"),
-    "an unknown precision": ({}, {"precision": "float8"}, "float32 or bfloat16"),
+    "an unknown precision": ({}, {"precision": "float8"}, "float32, bfloat16 or float16"),
     "one label": ({}, {"task": "text-classification", "labels": ["a"]}, "at least two different labels"),
     "equal labels": ({}, {"task": "text-classification", "labels": ["a", "a"]}, "at least two different labels"),
 }

@@ -61,6 +61,8 @@ def masked_places(places: int, share: float, length: int, rng: random.Random) ->
     count = max(1, min(int(share * places / length + rng.random()), places - length))
     for start in rng.sample(range(places - length + 1), count):
         mask[start : start + length] = True
+    if mask.all():  # spans that happen to lie end to end
+        mask[rng.randrange(places)] = False
     return mask
 
 
