@@ -121,7 +121,7 @@ def compared(cells: Mapping[str, Cell]) -> list[dict[str, Any]]:
 
 
 def _told(mean: float, low: float, high: float) -> str:
-    if low == high:
+    if high - low < 1e-9:
         return f"{100 * mean:+.1f} (on each seed)"
     return f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{'*' if told_apart(low, high) else ''}"
 

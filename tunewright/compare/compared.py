@@ -26,7 +26,7 @@ def told_apart(low: float, high: float) -> bool:
     """Whether an interval leaves out 0. One without a width, where few seeds happen to agree to the row, tells
     nothing.
     """
-    return low < high and (low > 0 or high < 0)
+    return high - low > 1e-9 and (low > 0 or high < 0)
 
 
 @cache
