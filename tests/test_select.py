@@ -71,6 +71,8 @@ def test_a_source_of_which_nothing_is_kept_is_told(place: Path) -> None:
     (note,) = found.notes
     assert note.startswith("no row of short.jsonl is kept: kept-short.jsonl is empty")
     assert (place / "out" / "kept-short.jsonl").read_text() == "" and found.kept == 30
+    other = tunewright.select(["short.jsonl", "pool.jsonl"], using="length:most=1", out="other")
+    assert len(other.notes) == 1 and other.notes[0].startswith("no row of short.jsonl is kept")
 
 
 def test_filters_of_large_pools_say_which_rule_a_row_broke(place: Path) -> None:

@@ -535,6 +535,9 @@ def test_a_first_recipe_is_told_the_target_and_what_columns_hold(place: Path) ->
     assert written.data.table is not None and written.data.table.types == {"zip, code": "category", "note": "text"}
     assert "guessed" not in (place / "first.yaml").read_text()
     assert check_recipe(place / "first.yaml").ok
+    # rows that another task would read are a table's where something is said of their columns
+    write(data, [{"text": r["note"], "label": r["income"]} for r in people(60)], ["text", "label"])
+    assert "task: tabular-classification" in starter(model, data, said=Said.of(None, ["text=text"]))
     # what columns hold decides how long rows are: a number of twenty decimals loses most of them, a text none
     rows = [{**r, "share": f"{i / 7:.20f}"} for i, r in enumerate(people(60))]
     write(data, rows, [*COLUMNS, "share", "income"])
