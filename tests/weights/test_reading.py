@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from tunewright.tasks import _policies
 from tunewright.weights import _forward
 from tunewright.weights.changes import _stored_name
 from tunewright.weights.opening import open_source
-from tunewright.weights.reading import FACTS, RECIPE
+from tunewright.weights.reading import FACTS, RECIPE, adopt
 from tunewright.weights.request import Part, Request
 from tunewright.weights.stream import merge
 
@@ -140,3 +141,14 @@ def test_a_head_that_its_run_made_is_merged_whole(runs: Runs, tmp_path: Path) ->
     with pytest.raises(ModelError) as caught:
         _stored_name(open_source(str(tmp_path / "encoder")), "classifier.weight", tmp_path)
     assert "export" not in caught.value.remedy
+
+
+def test_a_base_that_says_nothing_of_a_policys_inputs_has_what_all_models_say() -> None:
+    models: list[Any] = [
+        SimpleNamespace(config={"state_mean": [1.0], "return_scale": 2.0}),
+        SimpleNamespace(config={"state_mean": [1.0], "return_scale": 3.0}),
+    ]
+    base: Any = SimpleNamespace(config={"action_space": 4})
+    adopt(base, models)
+    assert base.config == {"action_space": 4, "state_mean": [1.0]}  # they differ in the scale
+    adopt(None, models)

@@ -141,7 +141,6 @@ class Inner:
         """
         loop = self._loop
         kept = {n: leaf.leaf.grad for n, leaf in loop.trained.leaves.items()}
-        loop.trained.zero_grad()
         try:
             batches = loop.micro_batches(self._own(rows))
             total = loop.scale.settled(lambda: self._total(batches, loss))
