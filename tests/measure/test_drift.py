@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
 import random
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -209,3 +211,17 @@ def test_a_divergence_never_rounds_below_nothing(pair, seed):
         for p in base.parameters():
             p.mul_(1 + 1e-7 * torch.randn(p.shape, generator=generator))
     assert min(kl_by_row(reference, base)) >= 0.0
+
+
+@pytest.mark.parametrize("width", [3, 40])
+def test_alignment_of_rows_drawn_again_is_that_of_their_features(width, monkeypatch):
+    g = torch.Generator().manual_seed(width)
+    x, y = torch.randn(20, width, generator=g) + 3, torch.randn(20, width, generator=g)
+    found = drift.Unaligned(x, y)
+    assert (found.products is None) == (width == 3)  # of narrow features these are more work
+    rng = np.random.default_rng(0)
+    for rows in (np.arange(20), rng.integers(0, 20, 20), rng.integers(0, 20, 6)):
+        i = torch.from_numpy(rows)
+        assert found(rows) == pytest.approx(1 - drift.linear_cka(x[i], y[i]), abs=1e-9)
+    assert math.isnan(found(np.zeros(5, dtype=int)))
+    assert drift.Unaligned(x, torch.ones(20, width))(np.arange(20)) == 1

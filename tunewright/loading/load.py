@@ -39,6 +39,7 @@ from tunewright.loading.streaming import load_streamed
 from tunewright.models.adapted import Adapted
 from tunewright.models.aligned import align
 from tunewright.models.generators import seeded
+from tunewright.models.layout import lay_channels_last
 from tunewright.tasks._parts import DETECTION, FEATURES
 
 if TYPE_CHECKING:
@@ -181,6 +182,8 @@ def _load(
             check_causal(model, located.folder)
         if divide is None:
             align(model)
+    if not task.draws:
+        lay_channels_last(model)
     made = Loaded(
         model,
         tokenizer,

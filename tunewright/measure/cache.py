@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -67,6 +68,7 @@ from tunewright.models import (
     denoiser,
     drawer,
     head,
+    layout,
     next_scale,
     next_scale_blocks,
     pooling,
@@ -124,7 +126,7 @@ MODULES: tuple[ModuleType, ...] = (
     *(_kv, _mode, choose, drift, few_shot, generate, kept, linear_probe, metrics, overlap, sample, sampled),
     *(numeric, several, spans, squad, target, text),
     *(asking, calls, checkers, languages),
-    *(attention, head, heads, load, means, varlen),
+    *(attention, head, heads, layout, load, means, varlen),
     *(_causal, _passages, _pooled, _problems, base, fill_mask, image_classification, multiple_choice),
     *(likely, trees, _table, _tabular, tabular_classification, tabular_regression),
     *(question_answering, reward_modeling, text_classification, text_generation),
@@ -162,22 +164,23 @@ def rows_hash(rows: Iterable[Row]) -> str:
     """Hash of rows as they are measured: ids, tokens, weights, labels and the fields that are plain values."""
     h = hashlib.sha256()
     for row in rows:
-        fields = {k: v if not isinstance(v, Tensor) else _tensor_hash(v) for k, v in sorted(row.fields.items())}
-        values = [row.id, row.source, list(row.input_ids), list(row.weights), row.label, fields]
+        values = [row.id, row.source, list(row.input_ids), list(row.weights), row.label, dict(row.fields)]
         h.update(json.dumps(values, default=_plain, sort_keys=True).encode() + b"\n")
     return h.hexdigest()
 
 
 def _plain(value: Any) -> Any:
+    """Of a tensor or an array the hash of its bytes, with type and shape: pixels as JSON take longer than to be seen
+    by a model.
+    """
+    if isinstance(value, Tensor):
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        return [str(value.dtype), list(value.shape), hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()]
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return [value.dtype.str, list(value.shape), hashlib.sha256(np.ascontiguousarray(value)).hexdigest()]
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a row's field of type {type(value).__name__} cannot be hashed")
-
-
-def _tensor_hash(x: Tensor) -> str:
-    return hashlib.sha256(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest() + str(
-        tuple(x.shape)
-    )
 
 
 class BaseCache:
