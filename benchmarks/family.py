@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -34,7 +35,11 @@ SEEDS, THREADS, ROWS, EVALUATED, DOCUMENTS = 3, 1, 200, 600, 40
 
 @dataclass(frozen=True)
 class Task:
-    """One of the tasks: its name on the page, its data set, base, passes over the rows, and the target's metric."""
+    """One of the tasks: its name on the page, its data set, base, passes over the rows, and the target's metric.
+
+    `side`: pixels to which pictures are resized, 0: as the base has it. `layers`: the `target_modules` of every method
+    that has any, "": as each of them has it.
+    """
 
     name: str
     data: str
@@ -42,11 +47,13 @@ class Task:
     epochs: int
     metric: str
     task: str
+    side: int = 0
+    layers: str = ""
 
 
 TASKS = (
     Task("domains", "clinc150", "minilm-l6", 5, "accuracy", "text-classification"),
-    Task("pictures", "cifar10", "efficientnet-lite0", 5, "accuracy", "image-classification"),
+    Task("pictures", "cifar10", "efficientnet-lite0", 5, "accuracy", "image-classification", side=128, layers="all"),
     Task("answers", "banking77", "nano", 5, "exact_match", "text-generation"),
 )
 
@@ -63,6 +70,29 @@ def cells() -> Iterable[tuple[Task, str]]:
     return ((task, name) for task in TASKS for name in methods() if name != BESIDE)
 
 
+def asked(task: Task, name: str) -> str:
+    """How the comparison is asked for a method on a task."""
+    from tunewright import catalogue
+
+    has = task.layers and "target_modules" in catalogue.load_method(name).model_fields
+    return f"{name}:target_modules={task.layers}" if has else name
+
+
+def _base(task: Task, folder: Path) -> str:
+    """The base of a task; one that reads smaller pictures is a copy whose processor says so."""
+    from tunewright.loading.locate import locate
+
+    if not task.side:
+        return task.model
+    own = folder / "base"
+    if not own.exists():
+        shutil.copytree(locate(task.model).folder, own)
+        file = own / "preprocessor_config.json"
+        size = {"size": {"shortest_edge": task.side}, "crop_size": {"height": task.side, "width": task.side}}
+        file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | size), encoding="utf-8")
+    return str(own)
+
+
 def recipe_file(task: Task, source: Path, folder: Path) -> Path:
     """The recipe of a task, with its rows beside it, as a user would write it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +101,7 @@ def recipe_file(task: Task, source: Path, folder: Path) -> Path:
     evaluated = file_of(folder / "evaluated", rows[:EVALUATED])
     train = file_of(folder / "train", rows[EVALUATED : EVALUATED + ROWS])
     tree: dict[str, Any] = {
-        "model": task.model,
+        "model": _base(task, folder),
         "task": task.task,
         "data": {"train": train.name, "eval": evaluated.name, "validation": "25%"},
         "methods": [BESIDE],
@@ -99,9 +129,10 @@ def run_cell(task: Task, name: str, source: Path, folder: Path) -> dict[str, Any
     recipe, began = Recipe.load(recipe_file(task, source, folder)), time.monotonic()
     cell: dict[str, Any] = {"task": task.name, "method": name}
     try:
+        arms = parse_arms(",".join(asked(task, n) for n in (BESIDE, name)))
         made = compare(
             recipe,
-            parse_arms(f"{BESIDE},{name}"),
+            arms,
             seeds=SEEDS,
             tune=True,
             out=folder / "compare",
@@ -110,13 +141,13 @@ def run_cell(task: Task, name: str, source: Path, folder: Path) -> dict[str, Any
         )
     except TunewrightError as error:
         return cell | {"refused": error.what}
-    both = {arm.name: _figures(arm) for arm in made.arms}
-    if (bad := next((r.error for r in made.arm(name).runs if r.status != "finished"), None)) is not None:
+    lora, own = (made.arm(arm.name) for arm in arms)
+    if (bad := next((r.error for r in own.runs if r.status != "finished"), None)) is not None:
         return cell | {"refused": bad}
     return cell | {
         "base": made.base_target,
-        "figures": both[name],
-        "beside": both[BESIDE],
+        "figures": _figures(own),
+        "beside": _figures(lora),
         "drift_measure": made.drift_measure,
         "seconds": round(time.monotonic() - began),
         "processor": machine.describe("float32", THREADS)["processor"],

@@ -37,7 +37,10 @@ def page(cells: Mapping[str, Cell]) -> str:
 
 def _task(task: Task, cells: Sequence[Cell]) -> str:
     said = f"\n## {task.name.capitalize()}\n\n`{task.task}` on `{task.data}`; base: `{task.model}`; "
-    said += f"{task.epochs} passes.\n"
+    said += f"{task.epochs} passes."
+    said += f" Pictures of {task.side} pixels." if task.side else ""
+    said += f" Methods that choose layers have `target_modules: {task.layers}`." if task.layers else ""
+    said += "\n"
     done = [c for c in cells if "figures" in c]
     if not done:
         return said + "\nNot run yet.\n"
