@@ -100,9 +100,9 @@ STREAMS = (
         {"by": "about"},
         _reviews,
         "about",
-        train=120,
-        test=60,
-        epochs=4,
+        train=80,
+        test=40,
+        epochs=3,
     ),
     Stream(
         "digits",

@@ -16,6 +16,8 @@ from tunewright.contract.method import Choice, Method, torch_generator
 from tunewright.errors import MethodError, NonFiniteError
 from tunewright.models.agreement import agrees
 from tunewright.models.deltas import LowRank
+from tunewright.models.recompute import recomputing
+from tunewright.models.sampled_gradients import Places
 from tunewright.pieces.low_rank import kaiming
 from tunewright.training.train import Loop, train
 
@@ -172,6 +174,24 @@ def test_the_base_comes_back_and_strength_one_is_the_tuned_model(method: Method)
     loop.adapted.forget_changes()
     with torch.no_grad():
         assert agrees(loop.adapted.model(ids).logits, base)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
+def test_gradients_of_few_entries_are_computed_alone_and_steps_are_the_same(again: bool, monkeypatch: Any) -> None:
+    made = []
+    product = Places.product
+    monkeypatch.setattr(Places, "product", lambda self, *both: made.append(self.count) or product(self, *both))
+    given, _ = L.stage(Few())
+    with recomputing(given.adapted.model, again):
+        few = train(given)
+    asked = len(made)
+    monkeypatch.setattr(Few, "takes_gradients", True)  # such a method is given whole ones
+    given, _ = L.stage(Few())
+    with recomputing(given.adapted.model, again):
+        whole = train(given)
+    assert set(made) == {10} and asked >= few.step_number and len(made) == asked
+    assert few.flops < whole.flops
+    assert L.largest_difference(L.values(few), L.values(whole)) < 1e-6
 
 
 def test_only_what_is_chosen_has_optimizer_state() -> None:

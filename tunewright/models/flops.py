@@ -3,7 +3,8 @@
 A counter hears each module's forward while it is open, and each gradient that comes back through the module's output:
 a method that runs the model four times a step, a teacher beside it and blocks that are computed again are counted as
 often as they run. A multiplication and an addition are two operations (Kaplan et al. 2020): a weight of N entries costs
-2 N a position forward, 2 N for the gradient of its input where that needs one, and 2 N for its own where it trains.
+2 N a position forward, 2 N for the gradient of its input where that needs one, and 2 N for its own where it trains (of
+few of its entries, where these are computed alone, 2 for each).
 
 What is left out: products of activations with each other (attention's 2 x length x width a token and layer, twice),
 element-wise operations, look-ups, and what a method multiplies by itself outside of any module.
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tunewright.models.nf4 import NF4Linear
+from tunewright.models.sampled_gradients import computed
 
 C = TypeVar("C", bound="Counter")
 
@@ -47,7 +49,7 @@ class Counter:
         back = 0.0
         for entries, trains in products:
             self.total += 2.0 * positions * entries
-            back += 2.0 * positions * entries * ((x is not None and x.requires_grad) + trains)
+            back += 2.0 * positions * (entries * (x is not None and x.requires_grad) + trains)
         self.await_gradient(back, output)
 
     def await_gradient(self, operations: float, output: Tensor) -> None:
@@ -133,32 +135,35 @@ def book(forward: float, backward: float, output: Tensor) -> None:
         counter.await_gradient(backward, output)
 
 
-def _products(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[float, bool]]:
-    """(entries that a position is multiplied with, whether they train) of a module's own weights and deltas."""
+def _products(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[float, float]]:
+    """(entries that a position is multiplied with, how many of them have a gradient) of a module's own weights and
+    deltas.
+    """
     if isinstance(module, nn.Embedding):
         return []
-    found: list[tuple[float, bool]] = []
+    found: list[tuple[float, float]] = []
     weight = module._parameters.get("weight")
     if weight is not None and weight.dim() >= 2:
-        found.append((weight.numel(), weight.requires_grad))
+        found.append((weight.numel(), computed(weight) * weight.requires_grad))
     elif isinstance(module, NF4Linear):
-        found.append((module.in_features * module.out_features, False))
+        found.append((module.in_features * module.out_features, 0.0))
     elif weight is None:
         found += _experts(module, inputs)
     stack: Any = module._modules.get("delta")
     for delta in stack.values() if stack is not None else ():
         if delta.active:
-            found += delta.products()
+            found += [(entries, entries * trains) for entries, trains in delta.products()]
     return found
 
 
-def _experts(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[float, bool]]:
+def _experts(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[float, float]]:
     """Matrices stacked in one tensor [E, ..], of which each position takes the k that it is routed to."""
     stacked = [p for p in module._parameters.values() if p is not None and p.dim() == 3]
     routes = next((i for i in inputs if isinstance(i, Tensor) and not i.is_floating_point() and i.dim() == 2), None)
     if not stacked or routes is None:
         return []
-    return [(p.numel() / p.shape[0] * routes.shape[-1], p.requires_grad) for p in stacked]
+    met = [(p.numel() / p.shape[0] * routes.shape[-1], p.requires_grad) for p in stacked]
+    return [(entries, entries * trains) for entries, trains in met]
 
 
 def _positions(module: nn.Module, x: Tensor | None, output: Tensor) -> float:

@@ -9,14 +9,13 @@ from typing import Any
 from torch import nn
 
 from tunewright.errors import MethodError
-from tunewright.models import context
-from tunewright.models.streamed import WHERE, streamed
+from tunewright.models.streamed import WHERE, as_now, streamed
 
 
 @contextmanager
 def recomputing(model: nn.Module, on: bool) -> Iterator[None]:
     """Inside, blocks recompute their activations if `on` (transformers' own way, non-reentrant, so frozen inputs are
-    fine), with the rows that their own forward had (`context.told`); so do blocks that are brought in one at a time.
+    fine), with what their own forward was told (`as_now`); so do blocks that are brought in one at a time.
 
     MethodError for a model whose class cannot. The model is as before on leaving.
     """
@@ -31,9 +30,7 @@ def recomputing(model: nn.Module, on: bool) -> Iterator[None]:
             remedy="set it to false" if on else "remove it",
         )
     was, blocks = target.is_activation_checkpointing, streamed(model)
-    target.activation_checkpointing_enable(
-        {"use_reentrant": False, "context_fn": lambda: (nullcontext(), context.reading(context.told()))}
-    )
+    target.activation_checkpointing_enable({"use_reentrant": False, "context_fn": as_now})
     try:
         with blocks.recomputing() if blocks is not None else nullcontext():
             yield

@@ -11,7 +11,7 @@ too; read in any other way it is not a number, so that no mistake stays silent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tunewright.errors import MethodError, ModelError
-from tunewright.models import context
+from tunewright.models import context, sampled_gradients
 from tunewright.models.originals import InFile
 
 WHERE = "train.offload_param"
@@ -118,8 +118,7 @@ class Streamed:
                     self.bring(i)
                     return forward(*inner)
 
-                told: Any = lambda: (nullcontext(), context.reading(context.told()))  # noqa: E731
-                return checkpoint(brought, *args, use_reentrant=False, context_fn=told)
+                return checkpoint(brought, *args, use_reentrant=False, context_fn=as_now)
 
             return run
 
@@ -144,6 +143,19 @@ def trains_what_is_away(name: str) -> MethodError:
         where=WHERE,
         remedy="remove offload_param, or train what hangs beside the weights (lora ...)",
     )
+
+
+def as_now() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The contexts of a block's forward, and of computing it again later: with the rows of the present forward, and
+    the gradients that it samples.
+    """
+    return nullcontext(), _again(context.told(), sampled_gradients.present())
+
+
+@contextmanager
+def _again(rows: context.Present | None, places: Mapping[int, sampled_gradients.Places]) -> Iterator[None]:
+    with context.reading(rows), sampled_gradients.sampling_at(places):
+        yield
 
 
 def streamed(model: nn.Module) -> Streamed | None:

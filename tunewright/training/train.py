@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +60,9 @@ class Loop:
         self.randomness = Randomness(self.spec.seed, self.plan.index, *devices)
         self.scale = Scale(self)
         self.wants_hidden = any(need.hidden for b in self.methods for need in b.method.needs())
+        # methods that ask autograd themselves, and compiled blocks, know whole gradients alone
+        asking = any(b.method.takes_gradients or any(n.takes_gradients for n in b.method.needs()) for b in self.methods)
+        self.whole_gradients = asking or stage.compiled is not None
         self._begin()
         # what reads more than a token's own state would miss the tokens that the lean tail leaves out
         wide = any(
@@ -254,7 +257,8 @@ class Loop:
         objectives = self.methods.on("objective")
         if coupled.rows_of(self):
             return coupled.backward(self, batches, objectives, record)
-        return self._backward_each(batches, objectives, record)
+        with nullcontext() if self.whole_gradients else self.trained.sampling():
+            return self._backward_each(batches, objectives, record)
 
     def told(self, record: dict[str, Any], total: Tensor, batches: list[Batch]) -> dict[str, Any]:
         """A step's record once its losses, whose sum is `total`, have their gradients: those of penalties are added."""

@@ -1,15 +1,15 @@
 """What trains: the tensors an optimizer sees, whole or only some of their entries, by name.
 
 A parameter that is not chosen has no gradient at all. Of a parameter of which only entries train, the optimizer sees a
-compact leaf [k]: gradient and optimizer state exist for those entries alone, and the dense gradient of one tensor is
-freed as soon as it has been gathered. Of a parameter held in half precision it sees an fp32 master, since steps near
-one unit in the last place would be lost.
+compact leaf [k]: gradient and optimizer state exist for those entries alone. Of few of them no other gradient is
+computed (`models/sampled_gradients.py`); else the dense gradient of one tensor is freed once it has been gathered. Of a
+parameter held in half precision it sees an fp32 master, since steps near one unit in the last place would be lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from tunewright.contract.method import Choice
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.adapted import Adapted
 from tunewright.models.delta_names import is_delta
+from tunewright.models.sampled_gradients import Places, sampling, serves
 from tunewright.models.shards import is_divided, own, share
 from tunewright.training.following import remap
 
@@ -38,6 +39,7 @@ class Leaf:
     parameter: nn.Parameter
     leaf: nn.Parameter
     indices: Tensor | None = None
+    places: Places | None = None  # of few entries, whose gradients are computed alone
 
     @property
     def apart(self) -> bool:
@@ -148,16 +150,27 @@ class Trained:
             held = self.entry_masters.pop(name, None)
             start = held if held is not None and held.shape == indices.shape else p.detach().reshape(-1)[indices]
         leaf = nn.Parameter(start.to(torch.float32, copy=not is_divided(p)))
+        few = indices is not None and group == "base" and not is_divided(p) and serves(p, indices)
+        places = Places(indices, p.shape) if indices is not None and few else None
 
         def gather(parameter: Tensor) -> None:
-            assert parameter.grad is not None
+            grad = parameter.grad
+            assert grad is not None
             # at once, and not after the backward pass: the dense gradients of all tensors never exist side by side
-            grad = own(parameter.grad if indices is None else parameter.grad.reshape(-1)[indices]).to(leaf.dtype)
+            if places is not None:
+                grad = places.of(grad)
+            elif indices is not None:
+                grad = grad.reshape(-1)[indices]
+            grad = own(grad).to(leaf.dtype)
             leaf.grad = grad if leaf.grad is None else leaf.grad.add_(grad)
             parameter.grad = None
 
         setattr(p, HOOK, p.register_post_accumulate_grad_hook(gather))
-        return Leaf(name, group, p, leaf, indices)
+        return Leaf(name, group, p, leaf, indices, places)
+
+    def sampling(self) -> AbstractContextManager[None]:
+        """Inside, of few entries that train the gradients are computed alone."""
+        return sampling({leaf.parameter: leaf.places for leaf in self.leaves.values() if leaf.places is not None})
 
     def write_back(self) -> None:
         """Copy compact leaves and masters into their tensors, after the optimizer moved them."""
