@@ -175,9 +175,9 @@ def _plain(value: Any) -> Any:
     """
     if isinstance(value, Tensor):
         flat = value.detach().cpu().contiguous().reshape(-1)
-        return [str(value.dtype), list(value.shape), hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()]
+        return [str(value.dtype), list(value.shape), hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()]
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        return [value.dtype.str, list(value.shape), hashlib.sha256(np.ascontiguousarray(value)).hexdigest()]
+        return [value.dtype.str, list(value.shape), hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()]
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a row's field of type {type(value).__name__} cannot be hashed")
