@@ -8,7 +8,7 @@ from tunewright.measure.intervals import Interval
 from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Measured, Report, Target
 from tunewright.report.sequenced import SequenceReport
-from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, TO_IMAGE, TREES, UNCONDITIONAL
+from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, PLAYING, TO_IMAGE, TREES, UNCONDITIONAL
 
 MINUS = "\u2212"
 KINDS = {"row": "rows", "document": "documents", "sequence": "sequences", "seed": "seeds"}
@@ -187,10 +187,19 @@ def trained_of(trained: float, whole: float | None) -> str:
     return f"{count(trained)} of {count(whole)} parameters trained"
 
 
-def rows_of(metric: str, n: int) -> str:
-    """How many rows a metric was measured on, by what such a row is: "200 rows", "2 episodes"."""
-    one = "episode" if metric in PLAYED else "row"
+def rows_of(metric: str, n: int, task: str | None = None) -> str:
+    """How many rows a metric was measured on, by what such a row is: "200 rows", "2 episodes"; with their `task` also
+    "3 pictures", "4 windows".
+    """
+    one = row_of(metric, task)
     return f"{n:,} {one}{'' if n == 1 else 's'}"
+
+
+def row_of(metric: str, task: str | None = None) -> str:
+    """What a row is that a metric is measured on: an episode, a picture, a window of a series or an episode, a row."""
+    pictures = (DETECTION, FEATURES, UNCONDITIONAL, TO_IMAGE, "image-classification", "image-segmentation")
+    windows = (FORECASTING, PLAYING)
+    return "episode" if metric in PLAYED else "picture" if task in pictures else "window" if task in windows else "row"
 
 
 def metric_name(metric: str) -> str:
