@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.errors import MethodError
+from tunewright.models.arguments import embedding_of
 from tunewright.models.sites import Site, Structure, discover
 from tunewright.models.surgery import Surgery, like, put_parameters, stack_of
 
@@ -291,7 +292,7 @@ def _before_tied_head(model: Any, structure: Structure) -> str | None:
 
     An embedding is copied and a head divided: one matrix cannot be both.
     """
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    embedding = embedding_of(model)
     shared = any(first.startswith(n) for first in structure.tied.values() for n in _names(model, embedding))
     if not shared:
         return None

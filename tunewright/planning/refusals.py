@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tunewright.contract.combining import bind
+from tunewright.contract.combining import Bound, bind
 from tunewright.contract.left import Earlier
 from tunewright.contract.method import Method
 from tunewright.contract.needs import NeedContext, Provider
@@ -76,17 +76,29 @@ def of_rehearsal(recipe: Recipe, refused: Refusals) -> None:
             refused.note(error)
 
 
+class _Reads(Exception):
+    """A method asks for a statistic of the base's weights, which are not there."""
+
+
 def _set_up_first(session: Session) -> None:
-    """Set the first stage up as a run does, surgery and deltas included, where its methods read nothing of the base.
-    The session is of no use afterwards.
+    """Set the first stage up as a run does, surgery and deltas included, as far as its methods read nothing of the
+    base. The session is of no use afterwards.
     """
     part = session.stages[0]
     stage, _ = session.training_inputs(part)
-    if session.start(part) != "base" or any(b.method.needs() for b in stage.methods):
+    if session.start(part) != "base":
         return
-    set_up(session.adapted, stage.methods, stage.plan, session.task.name, lambda *_: {}, Earlier(complete=True))
-    if stage.spec.compile:
-        check_deltas(session.adapted)
+    with suppress(_Reads):
+        set_up(session.adapted, stage.methods, stage.plan, session.task.name, _unread, Earlier(complete=True))
+        if stage.spec.compile:
+            check_deltas(session.adapted)
+
+
+def _unread(bound: Bound, when: str = "once") -> dict[str, Any]:
+    """No statistic, for a method that needs none by then: what training itself reads comes later."""
+    if any(need.when == when for need in bound.method.needs()):
+        raise _Reads
+    return {}
 
 
 def of_needs(
