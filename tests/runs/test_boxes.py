@@ -200,15 +200,15 @@ def test_boxes_lie_on_the_page_where_they_are() -> None:
 
 def test_drift_of_a_head_that_is_kept_is_told_at_the_proposals(folder: Path) -> None:
     """A second run over an exported one: its head is the base's own; RT-DETR's proposals come from the picture."""
-    for base, measure in (("yolos", "kl"), ("deformable_detr", "kl"), ("rt_detr", "1-cka")):
+    for base, kind in (("yolos", "kl"), ("deformable_detr", "kl"), ("rt_detr", "1-cka")):
         if not (with_lora(folder, base) / "model").exists():
             export(with_lora(folder, base))
         again = ran(folder, f"{base}-lora/model", {"lora": {"rank": 2}}, f"{base}-again")
         report = Report.load(again)
         assert report.target is not None and not report.target.fresh_head
-        assert report.drift is not None and report.drift.measure == measure and report.drift.value.value > 0
+        assert report.drift is not None and report.drift.measure == kind and report.drift.value.value > 0
         pair = measured(folder, f"{base}-lora/model", f"{base}-again")
-        assert pair.drift is not None and pair.drift.measure == {"kl": "kl"}.get(measure, "1 - linear CKA")
+        assert pair.drift is not None and pair.drift.measure == {"kl": "kl"}.get(kind, "1 - linear CKA")
         assert pair.drift.value.value == pytest.approx(report.drift.value.value, rel=1e-3)
 
 
