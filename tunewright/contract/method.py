@@ -197,6 +197,14 @@ class Method(BaseModel):
         """
         return ()
 
+    def own_model(self) -> str | None:
+        """The folder of a model of its own that a selector on `select` reads every record with; None: it has none.
+
+        A check asks no model: it says what will be read, and applies this selector and those behind it no sooner than
+        the run does.
+        """
+        return None
+
     def stand_in(self, record: Record, labels: Sequence[str] | None) -> Record:
         """A record as a row of what `synthesize` will make, while nothing is made yet: what is missing is filled in.
 

@@ -16,6 +16,7 @@ from tunewright.contract.task import Task
 from tunewright.errors import TunewrightError
 from tunewright.models.compiled import check_deltas
 from tunewright.recipe import Recipe, StageSpec
+from tunewright.runs import made, selected
 from tunewright.runs.assemble import assemble, device_of
 from tunewright.runs.carrying import carried
 from tunewright.runs.rehearsing import rehearse
@@ -63,17 +64,21 @@ def _selectors(recipe: Recipe, stage: StageSpec) -> None:
         selector(use, where, aimed=own_rows or recipe.data.validation is not None)
 
 
-def of_rehearsal(recipe: Recipe, refused: Refusals) -> None:
+def of_rehearsal(recipe: Recipe, refused: Refusals) -> list[str]:
     """What a run refuses once its parts are there: it is assembled with models' shapes in the place of their weights,
-    and every stage is set up once. What shapes alone cannot do is left to the run.
+    and every stage is set up once. What shapes alone cannot do is left to the run. Gives what makers and selectors will
+    read with models, which a check does not ask.
     """
+    announced: list[str] = []
     with suppress(Exception), tempfile.TemporaryDirectory(prefix="tunewright-check-") as folder:
         try:
             session = assemble(recipe, weights=False)
+            announced += [*made.announced(session), *selected.announced(session)]
             rehearse(session, Path(folder))
             _set_up_first(session)
         except TunewrightError as error:
             refused.note(error)
+    return announced
 
 
 class _Reads(Exception):

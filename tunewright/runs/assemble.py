@@ -85,6 +85,8 @@ class _Reader:
     task: Task
     loaded: Loaded | Reading
     options: EncodeOptions
+    asks: bool = True
+    """Whether selectors may ask models of their own."""
 
     def __call__(
         self,
@@ -139,7 +141,7 @@ def assemble(
     adapted.lent.update(adapted.base_parameters() if base is not None else ())
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))
     say("reading data")
-    rows = read_rows(recipe, task, methods, loaded, labels)
+    rows = read_rows(recipe, task, methods, loaded, labels, asks=weights)
     if rows.eval is not None:
         asked = list(rows.eval.rows)[: recipe.measurement.rows]
         metric = recipe.measurement.metric
@@ -204,10 +206,14 @@ def read_rows(
     methods: Sequence[list[tuple[str, Method]]],
     model: Loaded | Reading,
     labels: Sequence[str] | None,
+    *,
+    asks: bool = True,
 ) -> RunRows:
-    """Encode every row that a recipe names, as its model takes them, whether the weights are loaded or not."""
+    """Encode every row that a recipe names, as its model takes them, whether the weights are loaded or not. Without
+    `asks` no selector asks a model of its own.
+    """
     options = options_of(recipe.data, labels, model)
-    read = _Reader(recipe, task, model, options)
+    read = _Reader(recipe, task, model, options, asks)
     change = stand_ins(makers_of(recipe.data.synthesize, _MADE).makers, labels)
     learnt = [read(recipe.data.train, change=change, learnt=recipe.data)]
     evaluation = read(recipe.data.eval, judged_options(options)) if recipe.data.eval else None
@@ -330,7 +336,7 @@ def _stage_inputs(
     """
     data, selection = recipe.data_for(stage), None
     if data.select:
-        selection = _selection(recipe, stage, data, rows, aim, waits=making is not None)
+        selection = _selection(recipe, stage, data, rows, aim, waits=making is not None, asks=read.asks)
         rows = selection.pool
     replay = {
         n: (there[n] if source is None else read([source]), data.replay[n])
@@ -396,10 +402,18 @@ def _can_pack(loaded: Loaded) -> bool:
 
 
 def _selection(
-    recipe: Recipe, stage: StageSpec, data: DataSpec, rows: Dataset, aim: Callable[[], Dataset | None], *, waits: bool
+    recipe: Recipe,
+    stage: StageSpec,
+    data: DataSpec,
+    rows: Dataset,
+    aim: Callable[[], Dataset | None],
+    *,
+    waits: bool,
+    asks: bool,
 ) -> Selection:
     """The stage's selectors; those that read records alone have been applied, unless all of them wait for rows that are
-    made when the stage begins. `aim` gives the rows that are aimed at.
+    made when the stage begins (`waits`), or hold a model that is not asked here (`asks`). `aim` gives the rows that are
+    aimed at.
     """
     target = aim() if aimed_at(data.select) else None
     sources = recipe.data.validation
@@ -417,4 +431,5 @@ def _selection(
         recipe.train_for(stage).seed,
         stage.name,
         waits=waits,
+        asks=asks,
     )
