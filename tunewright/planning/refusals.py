@@ -14,6 +14,7 @@ from tunewright.contract.method import Method
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.contract.task import Task
 from tunewright.errors import TunewrightError
+from tunewright.models import context
 from tunewright.models.compiled import check_deltas
 from tunewright.recipe import Recipe, StageSpec
 from tunewright.runs import made, selected
@@ -97,6 +98,9 @@ def _set_up_first(session: Session) -> None:
         set_up(session.adapted, stage.methods, stage.plan, session.task.name, _unread, Earlier(complete=True))
         if stage.spec.compile:
             check_deltas(session.adapted)
+        if context.reads_rows(session.adapted.outer) and len(part.rows.rows):  # tasks refuse it where they read rows
+            batch = session.task.collate([part.rows.rows[0]]).to("meta")
+            session.task.forward(session.adapted.outer, batch)
 
 
 def _unread(bound: Bound, when: str = "once") -> dict[str, Any]:

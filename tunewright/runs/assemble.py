@@ -25,7 +25,7 @@ from tunewright.loading.load import Loaded, Reading, reading
 from tunewright.loading.options import options_of
 from tunewright.loading.policies import with_facts
 from tunewright.loading.positions import beyond
-from tunewright.machine import devices, host
+from tunewright.machine import devices, going, host
 from tunewright.machine.group import present
 from tunewright.measure.target import check_metric, check_rows
 from tunewright.models.activations import NOTHING_TO_DO
@@ -110,12 +110,18 @@ class _Reader:
 
 
 def assemble(
-    recipe: Recipe, say: Say = lambda text: None, *, weights: bool = True, base: SharedBase | None = None
+    recipe: Recipe, say: Say | None = None, *, weights: bool = True, base: SharedBase | None = None
 ) -> Session:
     """Check methods, load the model, encode the rows. Errors name the field, file or row; nothing is written.
 
     Without `weights`, models have shapes alone: enough to see what a run would refuse. `base`: where others' is too.
+    `say` is told what is begun, and how far what takes long is (None: whoever asked outside is told the latter).
     """
+    with nullcontext() if say is None else going.telling(say):
+        return _assembled(recipe, say or (lambda text: None), weights, base)
+
+
+def _assembled(recipe: Recipe, say: Say, weights: bool, base: SharedBase | None) -> Session:
     task = task_for(recipe)
     check_along(recipe, task)
     check_views(recipe, task)

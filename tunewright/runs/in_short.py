@@ -29,6 +29,12 @@ def in_short(meter: Meter, row: Mapping[str, Any]) -> dict[str, Any]:
     return dict(row) if told is None else {**row, **{side: told(row[side]) for side in SIDES if row.get(side)}}
 
 
+def samples_of(meter: Meter) -> list[tuple[str, str, str]]:
+    """(what was asked, what was answered, what is right) of a few rows of the last evaluation while training."""
+    told = [(asked, in_short(meter, {"tuned": said, "reference": right})) for asked, said, right in meter.samples]
+    return [(asked, one["tuned"], one["reference"]) for asked, one in told]
+
+
 def series(text: str) -> str:
     """A forecast, or what is right, a line a channel; of quantiles the middle one."""
     said = json.loads(text) if text.startswith("{") else None

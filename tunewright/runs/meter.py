@@ -49,7 +49,6 @@ from tunewright.measure.target import evaluate, figure_of, get_metric, longest_a
 from tunewright.runs import base_key, packs
 from tunewright.runs.head_start import probe_of
 from tunewright.runs.heads import Head, heads_of, practice_of, read_rows
-from tunewright.runs.in_short import in_short
 from tunewright.runs.parted import Part, spread
 from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
@@ -408,8 +407,7 @@ class Meter:
             some = read(asked, self.metric, max_new_tokens=self.longest(), num_beams=self.spec.num_beams)
             found[self.metric] = some
             figures["target"] = figure_of(some, self.metric)
-            told = [in_short(self, {"tuned": r.answer, "reference": r.reference}) for r in some[:2]]
-            self.samples = [(r.prompt, t["tuned"], t["reference"]) for r, t in zip(some, told, strict=False)]
+            self.samples = [(r.prompt, r.answer, r.reference) for r in some[:2]]
         self.lately = found
         return figures
 

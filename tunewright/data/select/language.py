@@ -25,7 +25,6 @@ from tunewright.data.select._text import Names, text_of
 from tunewright.errors import MissingExtraError, RecipeError, did_you_mean
 from tunewright.pieces.each_row import EachRow, Judge
 
-
 TOGETHER = 32
 """Texts from which on walking through all of them side by side is quicker than one by one."""
 _HELD = ("tk_nextmove", "tk_output", "_rowbase", "nb_ptc", "_encode", "_raw_score", "_sparse_score", "counted")
@@ -85,7 +84,9 @@ def visits(moves: np.ndarray, bases: np.ndarray, out: np.ndarray, texts: Sequenc
 
 
 class SideBySide:
-    """A classifier of py3langid that reads many texts at once, and says of each in every bit what it says of it alone."""
+    """A classifier of py3langid that reads many texts at once, and says of each in every bit what it says of it
+    alone.
+    """
 
     def __init__(self, known: Any):
         self.known, self.quick = known, all(hasattr(known, name) for name in _HELD)
