@@ -279,6 +279,8 @@ class Need(BaseModel):
     reads_state: ClassVar[bool] = False
     of_models: ClassVar[bool] = False
     """Whether it reads other models alone, so that it is there before a stage is set up."""
+    of_rows: ClassVar[bool] = False
+    """Whether it reads rows alone, so that a check can have it."""
     hidden: ClassVar[bool] = False
     """Whether the loop's own forward has to keep all hidden states for it."""
     takes_gradients: ClassVar[bool] = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,18 @@ def _set_up_first(session: Session) -> None:
     base. The session is of no use afterwards.
     """
     part = session.stages[0]
-    stage, _ = session.training_inputs(part)
+    stage, provider = session.training_inputs(part)
     if session.start(part) != "base":
         return
     with suppress(_Reads):
-        set_up(session.adapted, stage.methods, stage.plan, session.task.name, _unread, Earlier(complete=True))
+        set_up(
+            session.adapted,
+            stage.methods,
+            stage.plan,
+            session.task.name,
+            partial(_of_rows, provider),
+            Earlier(complete=True),
+        )
         if stage.spec.compile:
             check_deltas(session.adapted)
         if context.reads_rows(session.adapted.outer) and len(part.rows.rows):  # tasks refuse it where they read rows
@@ -103,11 +111,11 @@ def _set_up_first(session: Session) -> None:
             session.task.forward(session.adapted.outer, batch)
 
 
-def _unread(bound: Bound, when: str = "once") -> dict[str, Any]:
-    """No statistic, for a method that needs none by then: what training itself reads comes later."""
-    if any(need.when == when for need in bound.method.needs()):
+def _of_rows(provider: Provider, bound: Bound, when: str = "once") -> dict[str, Any]:
+    """A method's statistics, where it needs none of the base by then: what training itself reads comes later."""
+    if any(need.when == when and not need.of_rows for need in bound.method.needs()):
         raise _Reads
-    return {}
+    return provider.statistics(bound, when)
 
 
 def of_needs(
