@@ -24,7 +24,7 @@ def takes(model: nn.Module, name: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def states_name(block: type[nn.Module]) -> str:
+def states_name(block: Any) -> str:
     """What a block's class calls the states that it is given: its forward's first argument ("hidden_states" in most).
     Of a class that passes on whatever it is given (with changes on it), what the class below it calls them.
     """
