@@ -227,15 +227,37 @@ def test_a_fault_is_refused_alike(fault, inputs, tmp_path, no_measuring):
         assert told(checked[0], inputs) == told(ran[0], inputs)
 
 
-@pytest.mark.parametrize("method", ["loreft", "bert2bert"])
-def test_check_refuses_what_a_stage_of_a_policy_would_refuse_when_it_is_set_up(method: str, tmp_path: Path) -> None:
+def _policy_recipe(folder: Path, **sizes: Any) -> dict[str, Any]:
+    """A recipe of one step on a policy, without methods."""
+    policy(**{**CART, **sizes}).save_pretrained(folder / "base")
+    write(folder / "rows.jsonl", carts(4))
+    data = {"train": str(folder / "rows.jsonl"), "trajectories": {"context": 4}}
+    return {
+        "model": str(folder / "base"),
+        "task": "reinforcement-learning",
+        "data": data,
+        "budget": {"steps": 1},
+        "train": {"precision": "float32", "threads": 1},
+    }
+
+
+ANNEALED = {"infinite-lr": {"warmup_steps": 1, "anneal_steps": 1}}
+
+
+@pytest.mark.parametrize("method", ["loreft", "bert2bert", "pela", ANNEALED], ids=str)
+def test_check_refuses_what_a_stage_of_a_policy_would_refuse_when_it_is_set_up(method: Any, tmp_path: Path) -> None:
     """These passed `check` on a policy, and ended the run behind the measuring of its base."""
-    policy(**CART).save_pretrained(tmp_path / "base")
-    write(tmp_path / "rows.jsonl", carts(4))
-    data = {"train": str(tmp_path / "rows.jsonl"), "trajectories": {"context": 4}}
-    tree = {"model": str(tmp_path / "base"), "task": "reinforcement-learning", "data": data, "budget": {"steps": 1}}
+    tree = _policy_recipe(tmp_path)
     (told,) = check_recipe(Recipe.model_validate({**tree, "methods": [method]})).report.errors
     with pytest.raises(TunewrightError) as refused:
         run(Recipe.model_validate({**tree, "methods": [method]}), out=tmp_path / "out", quiet=True)
     assert type(told) is type(refused.value) and told.what == refused.value.what and told.remedy
     assert check_recipe(Recipe.model_validate({**tree, "methods": ["lora"]})).ok
+
+
+@pytest.mark.parametrize("method", ["telly", {"infinite-lr": {"warmup_steps": 0, "anneal_steps": 1}}], ids=str)
+def test_what_check_takes_of_a_policy_is_run(method: Any, tmp_path: Path) -> None:
+    """A policy reads three tokens a step under a mask of steps; annealing may begin with a step that has a rate."""
+    recipe = Recipe.model_validate({**_policy_recipe(tmp_path, hidden_size=12, n_head=4), "methods": [method]})
+    assert check_recipe(recipe).ok
+    run(recipe, out=tmp_path / "out", quiet=True)

@@ -68,3 +68,22 @@ def test_fixed_rows_are_said_with_their_standard_error():
     made.unit = "nats per token"
     assert "the same 400 rows" in notes(made) and "points" not in notes(made)
     assert "judged on the same rows" in assert_safe(page.html(made)).text
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "one", "counted"),
+    [
+        ("text-generation", "exact_match", "row", "a token"),
+        ("reinforcement-learning", "return", "episode", "a token"),
+        ("time-series-forecasting", "mase", "window", "a time step"),
+        ("object-detection", "map", "picture", "a patch"),
+    ],
+)
+def test_notes_count_in_what_the_task_has(task, metric, one, counted):
+    made = judged(many=spent("many", 0.6, 4e9), one=spent("one", 0.3, 1e9), other=spent("other", 0.2, 1e9))
+    made.task, made.metric, made.evaluated = task, metric, 120
+    said = notes(made)
+    assert f"only 120 {one}s measured the target" in said and f"as much {counted} as one" in said
+    assert f"the same 120 {one}s: what other {one}s would give" in said and f"these very {one}s" in said
+    assert ("row" in said) == (one == "row") and f"figure by its {one}s alone" in said
+    assert f"judged on the same {one}s: what other {one}s would give" in assert_safe(page.html(made)).text

@@ -151,3 +151,15 @@ def test_the_page_on_choosing_has_a_line_for_every_method() -> None:
     text = choosing_page()
     assert all(f"| [`{n}`](methods.md) |" in text for n, e in catalogue.entries().items() if e.room in ROOMS)
     assert "| [`unipt`](methods.md) | additive | no | yes |" in text and "holds (real)" in text
+
+
+def test_a_model_whose_frozen_parts_are_not_loaded_is_no_obstacle() -> None:
+    """A next-scale model of shapes alone has no autoencoder, and methods that probe it at each drawing cannot."""
+    from tunewright.conformance import task_next_scale
+    from tunewright.conformance.task_case import TaskCase
+
+    name = "unconditional-image-generation"
+    case = TaskCase(name, task_next_scale.example_of(name))
+    found = suggest(case.folder / "recipe.yaml")
+    counted = {c.name: c.trains for c in found.candidates}
+    assert counted["greentrainer"] is None and counted["lora"] and "reinit-top" not in counted

@@ -87,3 +87,21 @@ def test_the_library_names_languages(code):
     assert [list(SAID)[i] for i in found.indices] == [code] and found.scores["confidence"][found.indices[0]] > 0.9
     half = judged(Language(keep=[code]), "\ud800 " + SAID[code])
     assert list(half.indices) == [0]
+
+
+def test_many_texts_are_told_in_every_bit_as_one_by_one():
+    pytest.importorskip("py3langid", reason="the extra `language` is not installed")
+    whole = "".join(SAID.values())
+    texts = [whole[i : i + 1 + (i * 37) % 300] for i in range(0, len(whole) - 1, 4)]
+    texts += ["LOUD TEXT IN CAPITALS", "\ud800 half", "12 34", "e\u0301 de\u0301compose\u0301", "", "x", *texts[:3]]
+    plain, quick = language.identifier(), language.SideBySide(language.identifier())
+    assert len(texts) >= language.TOGETHER and quick.quick
+    assert quick.classify(texts) == [plain.classify(text) for text in texts]
+    assert not quick.known.counted
+    encoded = [plain._encode(text) for text in texts]
+    counted = language.visits(quick.moves, quick.bases, quick.out, encoded)
+    assert sum(map(len, counted)) > 1000 and not counted[encoded.index(b"")]
+
+
+def test_letters_are_counted_no_further_than_needed():
+    assert language.at_least(2, "a1b") and not language.at_least(3, "a1b") and language.at_least(0, "")

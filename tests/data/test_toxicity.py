@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.small import write_inputs, write_recipe
 from tunewright.catalogue import build
 from tunewright.contract.method import call
 from tunewright.contract.records import Record
 from tunewright.data.select import toxicity
 from tunewright.data.select.toxicity import Classifier, Toxicity, found_in, listed
 from tunewright.errors import DataError, ModelError, RecipeError
+from tunewright.planning.check import check_recipe
 from tunewright.recipe import MethodUse
+from tunewright.runs.run import run
 
 TEXTS = ["The card was declined", "the river rose and the water fell " * 90, "", "In 1999", "a town", "half \ud800"]
 
@@ -148,3 +151,20 @@ def test_rows_are_read_side_by_side_in_any_number(folder, monkeypatch):
     whole = Classifier(place, "toxic")._read(TEXTS)
     monkeypatch.setattr(toxicity, "BATCH", 2)
     assert Classifier(place, "toxic")._read(TEXTS) == pytest.approx(whole, abs=1e-5)
+
+
+def test_a_check_asks_no_classifier_and_says_what_a_run_will_have_it_read(folder, tmp_path, monkeypatch, capsys):
+    place = folder()
+    write_inputs(tmp_path, train=6, test=3)
+    asked = []
+    monkeypatch.setattr(Classifier, "_read", lambda self, texts: asked.append(len(texts)) or [0.1] * len(texts))
+    uses = [{"toxicity": {"model": str(place)}}]
+    found = check_recipe(write_recipe(tmp_path, "toxic", data__select=uses))
+    assert found.ok and not asked
+    assert "toxicity will choose among 6 rows when it begins, reading their" in found.report.announced[0]
+    assert f"tokens with {place}" in found.to_json()["announced"][0] and "will choose among 6 rows" in str(found)
+    run(write_recipe(tmp_path, "toxic", data__select=uses), tmp_path / "out", quiet=True)
+    assert asked == [6]
+    wrong = [{"toxicity": {"model": str(place), "label": "toxix"}}]
+    (told,) = check_recipe(write_recipe(tmp_path, "wrong", data__select=wrong)).report.errors
+    assert "the model has no label 'toxix'" in str(told)

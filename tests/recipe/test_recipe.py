@@ -263,3 +263,13 @@ def test_a_flag_reaches_a_source_however_it_is_written(tmp_path, train, key):
     text = f"model: nano\ntask: text-generation\ndata: {{train: {train}}}\nmethods: [lora]\nbudget: {{steps: 1}}\n"
     (tmp_path / "r.yaml").write_text(text)
     assert [s.path for s in Recipe.load(tmp_path / "r.yaml", [f"{key}=b.jsonl"]).data.train] == ["b.jsonl"]
+
+
+@pytest.mark.parametrize(("given", "got"), [("induktor", "'induktor'"), (None, "null"), (3, "3")])
+def test_choices_and_what_was_given_are_told_as_yaml_writes_them(given, got):
+    tree = {"model": "./m", "task": "text-generation", "data": {"train": "t"}, "methods": ["full"]}
+    with pytest.raises(RecipeError) as refused:
+        Recipe.model_validate({**tree, "budget": {"steps": 1}, "train": {"compile": given}})
+    told = str(refused.value)
+    assert f"must be false, true, 'inductor', 'aot_eager' or 'eager', got {got}" in told
+    assert "True" not in told and "False" not in told and "None" not in told

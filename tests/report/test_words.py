@@ -265,3 +265,13 @@ def test_more_parameters_than_the_model_has_are_not_a_share_of_it() -> None:
     assert words.trained_of(5e5, 1e6) == "500k of 1.0M parameters trained"
     assert words.trained_of(1.1e6, 1e6) == "1.1M parameters trained, some of them beside the model's 1.0M"
     assert words.trained_of(1.1e6, None) == "1.1M parameters trained"
+
+
+def test_every_metric_is_named_in_words_and_keeps_its_own_capitals() -> None:
+    from tunewright.measure.target import METRICS
+
+    names = {name: words.metric_name(name) for name in METRICS}
+    assert not [n for n in names.values() if "_" in n]
+    assert names["mase"] == "MASE" and names["wql"] == "weighted quantile loss" and names["rmse"] != "rmse"
+    assert words.capital("mAP at 0.5") == "mAP at 0.5" and words.capital("word error rate") == "Word error rate"
+    assert words.capital(names["smape"]) == "sMAPE" and words.capital("") == ""

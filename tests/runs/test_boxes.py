@@ -25,6 +25,9 @@ from tunewright.errors import MethodError, ModelError
 from tunewright.finished.export import export
 from tunewright.finished.finished import open_run
 from tunewright.models.agreement import agrees
+from tunewright.paired.measuring import measure
+from tunewright.paired.request import Request
+from tunewright.paired.result import Pair
 from tunewright.report.schema import Report
 from tunewright.runs import boxed_pictures
 from tunewright.runs.run import run
@@ -197,13 +200,32 @@ def test_boxes_lie_on_the_page_where_they_are() -> None:
 
 def test_drift_of_a_head_that_is_kept_is_told_at_the_proposals(folder: Path) -> None:
     """A second run over an exported one: its head is the base's own; RT-DETR's proposals come from the picture."""
-    for base, measure in (("yolos", "kl"), ("deformable_detr", "kl"), ("rt_detr", "1-cka")):
+    for base, kind in (("yolos", "kl"), ("deformable_detr", "kl"), ("rt_detr", "1-cka")):
         if not (with_lora(folder, base) / "model").exists():
             export(with_lora(folder, base))
         again = ran(folder, f"{base}-lora/model", {"lora": {"rank": 2}}, f"{base}-again")
         report = Report.load(again)
         assert report.target is not None and not report.target.fresh_head
-        assert report.drift is not None and report.drift.measure == measure and report.drift.value.value > 0
+        assert report.drift is not None and report.drift.measure == kind and report.drift.value.value > 0
+        pair = measured(folder, f"{base}-lora/model", f"{base}-again")
+        assert pair.drift is not None and pair.drift.measure == {"kl": "kl"}.get(kind, "1 - linear CKA")
+        assert pair.drift.value.value == pytest.approx(report.drift.value.value, rel=1e-3)
+
+
+def test_drift_between_other_detectors_is_told_by_features(folder: Path) -> None:
+    """Proposals of two kinds of model do not belong together, and a head that was just drawn proposes nothing."""
+    for base in ("yolos", "deformable_detr"):
+        if not (with_lora(folder, base) / "model").exists():
+            export(with_lora(folder, base))
+    for first, second in (("yolos-lora/model", "deformable_detr-lora/model"), ("yolos", "yolos-lora")):
+        pair = measured(folder, first, second)
+        assert pair.drift is not None and pair.drift.measure == "1 - linear CKA" and pair.drift.value.value > 0
+
+
+def measured(folder: Path, first: str, second: str) -> Pair:
+    """Two sides on the evaluated pictures, as `tunewright measure` has them; a run's rows are its own."""
+    data = [] if (folder / second / "report.json").exists() else [str(folder / "rows" / "valid")]
+    return measure(Request([str(folder / first)], [str(folder / second)], data, task="object-detection"))
 
 
 def test_one_class_is_enough(folder: Path) -> None:

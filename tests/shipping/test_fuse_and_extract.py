@@ -79,6 +79,34 @@ def test_a_fusion_whose_logits_are_not_the_changes_is_set_aside(
     with pytest.raises(ModelError, match="logits differ"):
         fusing.fuse(str(base), str(tmp_path / "adapter"), tmp_path / "fused")
     assert not (tmp_path / "fused").exists() and (tmp_path / "fused.broken").exists()
+    with pytest.raises(ModelError, match="logits differ") as again:  # the first one is not lost
+        fusing.fuse(str(base), str(tmp_path / "adapter"), tmp_path / "fused")
+    assert again.value.where == str(tmp_path / "fused.broken-2") and (tmp_path / "fused.broken").exists()
+
+
+@pytest.mark.parametrize("error", [ModelError("cannot be read"), KeyboardInterrupt(), MemoryError()])
+def test_a_fusion_that_could_not_be_checked_leaves_nothing(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = saved(tiny.llama(), tmp_path / "base")
+    adapter_on(tiny.llama(), tmp_path / "adapter", target_modules=["q_proj"])
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(fusing, "compare", fails)
+    with pytest.raises(type(error)):
+        fusing.fuse(str(base), str(tmp_path / "adapter"), tmp_path / "fused")
+    assert not list(tmp_path.glob("fused*"))
+
+
+def test_a_fusion_whose_logits_are_no_numbers_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = saved(tiny.llama(), tmp_path / "base")
+    adapter_on(tiny.llama(), tmp_path / "adapter", target_modules=["q_proj"])
+    none = fusing.compare(torch.full((2, 3, 4), float("nan")), torch.zeros(2, 3, 4))
+    monkeypatch.setattr(fusing, "compare", lambda *_, **__: none)
+    with pytest.raises(ModelError, match="logits differ by nan"):
+        fusing.fuse(str(base), str(tmp_path / "adapter"), tmp_path / "fused")
 
 
 def test_an_adapter_is_not_looked_for_among_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

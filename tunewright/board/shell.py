@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tunewright import __version__
 from tunewright.report.cells import cell
 from tunewright.report.page import nbsp
+from tunewright.report.words import capital, metric_name
 
 VIEWS = {
     "runs": ("Runs", "/"),
@@ -37,7 +38,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(cell=_written, nbsp=nbsp)
+    made.filters.update(cell=_written, nbsp=nbsp, capital=capital, metric_name=metric_name)
     made.globals.update(views=VIEWS, version=__version__)
     return made
 

@@ -35,7 +35,7 @@ from tunewright.commands import (
 from tunewright.commands.folders import runs
 from tunewright.commands.options import below
 from tunewright.commands.papers import papers
-from tunewright.machine import terminal
+from tunewright.machine import going, terminal
 from tunewright.runs import several
 
 CODES = (
@@ -91,6 +91,11 @@ TOGETHER = ("run", "resume")
 """Verbs that several processes do together."""
 
 
+def _say(text: str) -> None:
+    """How far a long work is, beside what a verb prints; a run that is quiet says nothing."""
+    print(text, file=sys.stderr, flush=True)
+
+
 class _Group(TyperGroup):
     """Runs a verb and turns what it raises into a message and an exit code."""
 
@@ -116,7 +121,8 @@ class _Group(TyperGroup):
         extra["standalone_mode"] = False
         args = list(sys.argv[1:] if args is None else args) or ["--help"]  # who asks for nothing asks what there is
         try:
-            result = super().main(args=args, prog_name=prog_name, **extra)
+            with going.telling(_say):
+                result = super().main(args=args, prog_name=prog_name, **extra)
             sys.stdout.flush()  # what cannot be printed is found here, not when the interpreter ends
         except errors.TunewrightError as error:
             return fail(str(error), error.code)

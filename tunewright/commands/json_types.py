@@ -129,6 +129,9 @@ class Check(Answer):
     refusals: list[str] = Field(description="what ends a run beside bad rows")
     cautions: list[str]
     columns: str
+    announced: list[str] = Field(
+        description="what models will read or make when the run has them: nothing is asked here"
+    )
     written: list[str] = Field(description="files of --clean")
 
 

@@ -10,11 +10,13 @@ import inspect
 import json
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from tunewright import catalogue
+from tunewright.conformance import task_next_scale
 from tunewright.conformance.task_examples import example_of
 from tunewright.contract.combining import serves
 from tunewright.contract.left import Earlier
@@ -44,6 +46,10 @@ these by the source's `columns`.
 RUNS = Path(__file__).parents[2] / "docs" / "task-runs.json"
 NEXT_SCALE = "next-scale"
 """What a run is called there of the second kind of model that draws pictures."""
+
+
+SOURCES = {"small": 1, "large": 1, "replayed": 1}
+"""Sources of the tiny plan that methods are asked about; the last is replayed."""
 
 
 def tasks_page() -> str:
@@ -163,6 +169,7 @@ def _refusals(task: Task, methods: dict[str, type[Method]]) -> dict[str, str]:
     """method -> why it is refused for the task."""
     model: Any = example_of(task.name).model()
     adapted = Adapted(model) if reads_two_texts(model) else None
+    kinds = [(make, Adapted(make())) for make in _every_kind(task)]
     out = {}
     for name, method in methods.items():
         if not serves(method, task):
@@ -179,7 +186,22 @@ def _refusals(task: Task, methods: dict[str, type[Method]]) -> dict[str, str]:
             out[name] = why
         elif adapted is not None and method.reshapes and (why := _reshaped(method, example_of(task.name).model())):
             out[name] = why
+        elif kinds and all(whys := [_said(method, made, task) or _cannot(method, make) for make, made in kinds]):
+            out[name] = whys[0]
     return out
+
+
+def _every_kind(task: Task) -> list[Callable[[], Any]]:
+    """What makes a tiny model of each kind that a task has, where these are so few that what they all refuse is refused
+    by the task.
+    """
+    if task.draws:
+        return [example_of(task.name).model, task_next_scale.example_of(task.name).model]
+    return [example_of(task.name).model] if task.is_a(PLAYING) else []
+
+
+def _cannot(method: type[Method], make: Callable[[], Any]) -> str:
+    return _reshaped(method, make()) if method.reshapes else ""
 
 
 def _reads_rows_alone(method: type[Method]) -> bool:
@@ -189,7 +211,7 @@ def _reads_rows_alone(method: type[Method]) -> bool:
 
 def _said(method: type[Method], adapted: Adapted, task: Task) -> str:
     """What a method's set-up says against the model; "" where it says nothing."""
-    plan = Plan(8, 64, "main", 0, 1e-3, warmup_steps=0, sources={"a": 1, "b": 1}, replay=())
+    plan = Plan(8, 64, "main", 0, 1e-3, warmup_steps=0, sources=SOURCES, replay=tuple(SOURCES)[-1:])
     made = method(**getattr(method, "conformance", {}))
     try:
         made.setup(Setup(adapted, plan, task.name, random.Random(0), Earlier()))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from tunewright.recipe import Recipe
 from tunewright.report.compare_schema import Comparison
-from tunewright.report.words import score, span
+from tunewright.report.words import one_counted, row_of, rows_of, score, span
 from tunewright.trials.trial import TrialRecord
 
 MORE = 1.5
@@ -17,6 +17,7 @@ MORE = 1.5
 def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]], recipe: Recipe) -> list[str]:
     """What a reader has to know before believing the table, most important first."""
     said = []
+    rows = f"{row_of(made.metric, made.task)}s"
     lost = sum(r.status != "finished" for a in made.arms for r in a.runs)
     if lost:
         said.append(
@@ -54,11 +55,13 @@ def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]],
             "than too few of them"
         )
     if made.evaluated is not None and made.evaluated < 200 and made.unit == "fraction":
-        said.append(f"only {made.evaluated} rows measured the target: differences of a few per cent cannot be seen")
+        few = rows_of(made.metric, made.evaluated, made.task)
+        said.append(f"only {few} measured the target: differences of a few per cent cannot be seen")
     said += _fixed_rows(made)
     if len(made.arms) > 2 and made.winner is not None:
         said.append(
-            "the winner was chosen by these very rows, which flatters it a little: fresh rows tell what it is worth"
+            f"the winner was chosen by these very {rows}, which flatters it a little: fresh {rows} tell what it is "
+            "worth"
         )
     return said
 
@@ -73,8 +76,8 @@ def _unequal_compute(made: Comparison) -> list[str]:
         return []
     least = min(counted, key=lambda n: counted[n])
     return [
-        f"the budget counts no compute: the winner computes {times:.2g} times as much a token as {least} "
-        "(--budget flops=N gives all the same)"
+        f"the budget counts no compute: the winner computes {times:.2g} times as much {one_counted(made.task)} as "
+        f"{least} (--budget flops=N gives all the same)"
     ]
 
 
@@ -98,18 +101,20 @@ def _fixed_rows(made: Comparison) -> list[str]:
     """That other rows would have given other figures, which no interval over seeds knows of; of a share by how much."""
     if made.evaluated is None:
         return []
-    said = f"every seed was judged on the same {made.evaluated:,} rows: what other rows would give is in no interval"
+    rows = f"{row_of(made.metric, made.task)}s"
+    judged = rows_of(made.metric, made.evaluated, made.task)
+    said = f"every seed was judged on the same {judged}: what other {rows} would give is in no interval"
     if any(a.gain_over_rows is not None for a in made.arms):
         said += " over seeds, by which methods are called tied or behind"
     best = next((a for a in made.arms if a.against is not None and a.against.word == "best"), None)
     if best is not None and best.gain_over_rows is not None:
         ends = f"{score(best.gain_over_rows.value, made.unit, sign=True)} [{span(best.gain_over_rows, made.unit)}]"
-        return [f"{said} (over seeds and rows {best.name} gains {ends})"]
+        return [f"{said} (over seeds and {rows} {best.name} gains {ends})"]
     if best is None or best.target is None or made.unit != "fraction":
         return [said]
     share = min(max(best.target.value, 0.0), 1.0)
     error = 100 * math.sqrt(share * (1 - share) / made.evaluated)
-    return [f"{said} (one standard error of {best.name}'s figure by its rows alone: {error:.1f} points)"]
+    return [f"{said} (one standard error of {best.name}'s figure by its {rows} alone: {error:.1f} points)"]
 
 
 def _tied_rates(made: Comparison) -> list[str]:

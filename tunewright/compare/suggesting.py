@@ -120,11 +120,13 @@ def _trains(session: Session, recipe: Recipe, use: MethodUse) -> int | None:
     methods = methods_of(recipe, stage, session.task)
     with untouched(session) as trial:
         part = replace(trial.stages[0], spec=stage, methods=methods)
-        inputs, _ = trial.training_inputs(part)
-        if any(need.when in ("once", "prepare") for b in inputs.methods for need in b.method.needs()):
+        inputs, provider = trial.training_inputs(part)
+        asked = [need for b in inputs.methods for need in b.method.needs() if not need.of_rows]
+        if any(need.when in ("once", "prepare", "redraw") for need in asked):
             return None
+        told = provider.statistics  # of rows: what reads the base is asked for above
         try:
-            set_up(inputs.adapted, inputs.methods, inputs.plan, trial.task.name, lambda *_: {}, Earlier(complete=True))
+            set_up(inputs.adapted, inputs.methods, inputs.plan, trial.task.name, told, Earlier(complete=True))
             inputs.methods.event("begin_task", stage=stage.name, adapted=inputs.adapted)
             leaves = Loop(inputs).trained.leaves.values()
         except (RuntimeError, NotImplementedError):  # of torch: shapes have no values to go by

@@ -93,3 +93,8 @@ def text_to_image() -> TaskExample:
     rows = [{"image": f"pictures/{i}.png", "text": task_drawing.COLOURS[i % 2]} for i in range(12)]
     bad = {"no text": ({"image": "pictures/0.png", "text": ""}, "text")}
     return _example(TO_IMAGE, rows, bad=bad)
+
+
+def example_of(name: str) -> TaskExample:
+    """The example of a task that draws pictures, with a next-scale model."""
+    return {UNCONDITIONAL: unconditional_image_generation, TO_IMAGE: text_to_image}[name]()

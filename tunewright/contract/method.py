@@ -197,6 +197,14 @@ class Method(BaseModel):
         """
         return ()
 
+    def own_model(self) -> str | None:
+        """The folder of a model of its own that a selector on `select` reads every record with; None: it has none.
+
+        A check asks no model: it says what will be read, and applies this selector and those behind it no sooner than
+        the run does.
+        """
+        return None
+
     def stand_in(self, record: Record, labels: Sequence[str] | None) -> Record:
         """A record as a row of what `synthesize` will make, while nothing is made yet: what is missing is filled in.
 
@@ -271,6 +279,8 @@ class Need(BaseModel):
     reads_state: ClassVar[bool] = False
     of_models: ClassVar[bool] = False
     """Whether it reads other models alone, so that it is there before a stage is set up."""
+    of_rows: ClassVar[bool] = False
+    """Whether it reads rows alone, so that a check can have it."""
     hidden: ClassVar[bool] = False
     """Whether the loop's own forward has to keep all hidden states for it."""
     takes_gradients: ClassVar[bool] = False

@@ -61,7 +61,8 @@ class SourceReport:
 @dataclass
 class CheckReport:
     """What was found. `errors` end a run even where no single row is bad; `cautions` do not, and a run says them on
-    every page. `columns`: what those of a table hold, in words. `skipped` are bad rows that the recipe has a run leave
+    every page. `columns`: what those of a table hold, in words; `announced`: what models will read when the run has
+    them, which a check asks nothing. `skipped` are bad rows that the recipe has a run leave
     out. `datasets` are the encoded rows of each role, `task` the name of what they are rows of.
     """
 
@@ -72,6 +73,7 @@ class CheckReport:
     errors: list[TunewrightError] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
     columns: str = ""
+    announced: list[str] = field(default_factory=list)
     task: str = ""
     datasets: dict[str, list[Dataset]] = field(default_factory=dict, repr=False)
 
@@ -109,6 +111,7 @@ class CheckReport:
             "refusals": self.refusals,
             "cautions": self.cautions,
             "columns": self.columns,
+            "announced": self.announced,
         }
 
 

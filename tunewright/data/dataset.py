@@ -29,7 +29,7 @@ from tunewright.data.where import wanted
 from tunewright.errors import DataError
 from tunewright.files.cache import passing_folder
 from tunewright.files.stamp import sample, stamp
-from tunewright.machine import installed
+from tunewright.machine import going, installed
 from tunewright.tasks.base import discover_labels, is_missing, label_name
 
 log = logging.getLogger(__name__)
@@ -369,7 +369,7 @@ def _key(
         told += [sets.hub_revision(place.hub, getattr(source, "revision", None))] if place.hub else []
         h.update(json.dumps(["streamed", *told, *map(sample, (*place.files, *place.beside))]).encode())
         return h.hexdigest()[:40]
-    for path in (*place.files, *place.beside):
+    for path in going.counted((*place.files, *place.beside), f"looking at {place.name}", "files"):
         with path.open("rb") as f:
             h.update(hashlib.file_digest(f, "sha256").digest())
     listed = place.media is not None and not place.media.metadata  # whose key has counted every file

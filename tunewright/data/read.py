@@ -27,6 +27,7 @@ from tunewright.data.steps import episodes_in
 from tunewright.data.tables import as_cells
 from tunewright.data.where import drawn, meant, wanted
 from tunewright.errors import DataError
+from tunewright.machine import going
 from tunewright.tasks._parts import SERIES, STEPS
 from tunewright.tasks._parts import TABLE as TABLE_ROWS
 
@@ -97,7 +98,7 @@ def _read(
 
     def rows() -> Iterator[Raw]:
         nonlocal count
-        for row in limited(place, source, remarks):
+        for row in going.counted(limited(place, source, remarks), f"reading {place.name}", "rows"):
             count += 1
             if last is not None:
                 last[0] = row[2]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tunewright.errors import MethodError, ModelError
+from tunewright.files.aside import set_aside
 from tunewright.files.hashing import read_header, weight_files
 from tunewright.files.markdown import code, inline
 from tunewright.finished import seeing
@@ -110,7 +111,7 @@ def export(
     try:
         reloaded = verify_folder(target, run.adapted.model, inputs)
     except ModelError as e:
-        e.where = _set_aside(target)
+        e.where = str(set_aside(target))
         raise
     notes = _other_type(run.loaded.folder, target)
     notes += [f"what transformers' class cannot hold was multiplied out, in the base's shape: {m}" for m in multiplied]
@@ -122,10 +123,10 @@ def export(
     # of a model that writes no text nobody asks whether a server of adapters takes its change
     warnings = servability(run.folder) if run.task.is_a(GENERATES) else []
     exported = Exported(target, reloaded, folded, spread, rows_in(inputs), warnings, notes)
-    if reloaded > limit:
+    if not reloaded <= limit:  # nan too
         raise ModelError(
             f"the folder, loaded anew, differs from the run by {reloaded:.2g} in its logits",
-            where=_set_aside(target),
+            where=str(set_aside(target)),
             remedy="report this as a defect",
         )
     if not quiet:
@@ -153,11 +154,6 @@ def _types(folder: Path) -> list[str]:
     for t in (t for f in weight_files(folder) for t in read_header(f) if len(t.shape) > 1):
         shares[names.get(t.dtype, t.dtype)] += t.stop - t.start
     return [n for n, _ in shares.most_common()]
-
-
-def _set_aside(folder: Path) -> str:
-    """Give a folder that must not be used another name; return it."""
-    return str(folder.rename(folder.with_name(folder.name + ".broken")))
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ from tunewright.loading.quiet import quiet
 from tunewright.loading.readers import readers
 from tunewright.loading.sentence_modules import note_pooling, pools_texts
 from tunewright.loading.streaming import load_streamed
+from tunewright.machine import going
 from tunewright.models.adapted import Adapted
 from tunewright.models.aligned import align
 from tunewright.models.generators import seeded
@@ -130,7 +131,7 @@ def load(
     with guarded("the model cannot be found or converted", Path(name)):
         located = locate(name, revision, progress=progress, patterns=pipelines.patterns() if task.draws else None)
     located.rope = getattr(spec, "rope_scaling", None)
-    with guarded("the model cannot be loaded", located.folder):
+    with guarded("the model cannot be loaded", located.folder), going.while_waiting(f"loading {name}"):
         return _load(located, name, task, labels, device, getattr(torch, dtype), seed, weights, streams, divide)
 
 

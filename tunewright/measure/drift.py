@@ -28,7 +28,7 @@ from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.intervals import SHARE, Interval, bootstrap_mean, bootstrap_statistic
 from tunewright.models.shards import whole
 from tunewright.tasks._dense import spread
-from tunewright.tasks._parts import PLAYING
+from tunewright.tasks._parts import DETECTION, PLAYING
 from tunewright.tasks._policies import gives_values, moved, whole_window
 
 MOVED, ACTED = "change of forecasts", "change of actions"
@@ -331,6 +331,15 @@ def foretold_by(task: Task, config: Any) -> str:
     if not gives_values(task, config):
         return ""
     return ACTED if task.is_a(PLAYING) else MOVED
+
+
+def told_by_features(task: Task, config: Any, *, fresh: bool) -> bool:
+    """Whether drift is told from what the head reads, and not where the model predicts: a `fresh` head, which was just
+    drawn, says nothing of its base.
+    """
+    told = task.pools or task.embeds or bool(foretold_by(task, config))
+    moves = task.is_a(DETECTION) and task.compared(config) is task
+    return told or moves or (task.per_token or bool(task.outputs)) and fresh
 
 
 def _as_wide(values: Tensor, wide: int) -> Tensor:

@@ -34,7 +34,7 @@ from tunewright.measure.actions import ACTIONS
 from tunewright.measure.episodes import EPISODES
 from tunewright.measure.forecasts import FORECASTS
 from tunewright.measure.frechet import PICTURES
-from tunewright.tasks._parts import CLASSED, DETECTION, FEATURES, PICTURE, PLAYING
+from tunewright.tasks._parts import CLASSED, DETECTION, FEATURES, FORECASTING, PICTURE, PLAYING
 
 
 def _nats(outputs: Outputs, batch: Batch) -> Tensor:
@@ -264,6 +264,9 @@ def check_metric(name: str, task: Task) -> Metric:
         raise RecipeError(what, where="measurement.metric", remedy="write metric: auto")
     if task.is_a(DETECTION) and m.kind == "teacher-forced" and name != "loss":
         what = f"'{name}' reads what each target is, and {task.name} matches boxes first"
+        raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
+    if (task.draws or task.is_a(FORECASTING)) and m.kind == "teacher-forced" and name != "loss":
+        what = f"'{name}' reads what a model says of each target, and {task.name} has none that are right or wrong"
         raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
     if m.kind == "classified" and not task.classifies:
         what = f"'{name}' needs a class a row, and {task.called} rows have none"

@@ -23,6 +23,32 @@ def takes(model: nn.Module, name: str) -> bool:
     return name in _names(getattr(model.forward, "__func__", model.forward))
 
 
+@lru_cache(maxsize=64)
+def states_name(block: Any) -> str:
+    """What a block's class calls the states that it is given: its forward's first argument ("hidden_states" in most).
+    Of a class that passes on whatever it is given (with changes on it), what the class below it calls them.
+    """
+    for cls in block.__mro__:
+        own = vars(cls).get("forward")
+        names = (
+            [n for n, p in inspect.signature(own).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+            if own
+            else []
+        )
+        if len(names) > 1:
+            return names[1]
+    return "hidden_states"
+
+
+def embedding_of(model: Any) -> nn.Module | None:
+    """The table of a model's tokens; None of one that has none (a forecaster of patches)."""
+    try:
+        found: nn.Module | None = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return found
+
+
 def reads_two_texts(model: nn.Module) -> bool:
     """Whether an encoder reads a text or a recording and a decoder writes another: a layer sees one of them alone."""
     if hasattr(model, "prepare_decoder_input_ids_from_labels"):

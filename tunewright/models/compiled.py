@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted
+from tunewright.models.arguments import states_name
 from tunewright.models.attention import left_out
 from tunewright.models.flops import book, counted, foreseeing, uncounted, unheard
 from tunewright.models.lean_tail import watched
@@ -59,10 +60,11 @@ class Compiled:
 
     def _forward(self, index: int, module: nn.Module) -> Callable[..., Any]:
         plain = module.forward
+        called = states_name(type(module))
         fast = torch.compile(plain, backend=self._backend, dynamic=True)
 
         def forward(*given: Any, **named: Any) -> Any:
-            x = given[0] if given else named.get("hidden_states")
+            x = given[0] if given else named.get(called)
             if not torch.is_grad_enabled() or not isinstance(x, Tensor):
                 return plain(*given, **named)
             key = (index, x.requires_grad, *(p.requires_grad for p in module.parameters()))

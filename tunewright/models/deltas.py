@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.errors import MethodError
+from tunewright.models.arguments import states_name
 from tunewright.models.bottlenecks import Inserted, Tap
 from tunewright.models.butterfly import Butterfly
 from tunewright.models.delta_forms import (
@@ -143,13 +144,15 @@ def _block_forward(base: type[nn.Module]) -> Callable[..., Any]:
     one.
     """
 
+    called = states_name(base)
+
     def forward(self: Any, *given: Any, **named: Any) -> Any:
-        x = given[0] if given else named["hidden_states"]
+        x = given[0] if given else named[called]
         route = getattr(self, "tunewright_route", None)
         live = self.delta.live() if route is None else []
         if any(d.edits_input for d in self.delta.values()):
             x = edited(x, live) if route is None else route.entering(self, x)
-            given, named = ((x, *given[1:]), named) if given else (given, {**named, "hidden_states": x})
+            given, named = ((x, *given[1:]), named) if given else (given, {**named, called: x})
         out = base.forward(self, *given, **named)
         y = out[0] if isinstance(out, tuple) else out
         if route is not None:

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tunewright.errors import MethodError
+from tunewright.models.arguments import states_name
 from tunewright.models.chained import chained, check_chain
 from tunewright.models.sites import Structure
 
@@ -80,7 +81,7 @@ class Crossing:
         """Inside, every forward through the body is counted, and its backward when that comes."""
 
         def there(module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
-            self._count(args[0] if args else given["hidden_states"])
+            self._count(args[0] if args else given[states_name(type(module))])
 
         def back(module: nn.Module, args: Any, output: Any) -> None:
             self._count(output if isinstance(output, Tensor) else output[0])

@@ -115,7 +115,8 @@ def put_parameters(body: nn.Module, values: Mapping[str, Tensor]) -> None:
     """
     replacing: dict[int, nn.Parameter] = {}
     for name, p in body.named_parameters():
-        value = values[name]
+        if (value := values.get(name)) is None:
+            raise MethodError(f"a model of the new shape has '{name}', and the model has nothing of that name")
         if value.shape != p.shape:
             raise MethodError(f"'{name}' would be {tuple(value.shape)}, and the config makes it {tuple(p.shape)}")
         replacing[id(p)] = value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().to(p.dtype))

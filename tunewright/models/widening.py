@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.errors import MethodError
+from tunewright.models.arguments import embedding_of
 from tunewright.models.sites import Site, Structure, discover
 from tunewright.models.surgery import Surgery, like, put_parameters, stack_of
 
@@ -153,6 +154,11 @@ class Widened(Surgery):
         values: dict[str, Tensor] = {n: b for n, b in model.named_buffers()}
         for name, p in body.named_parameters():
             source = name if name in old else names[id(p)]
+            if source not in old:
+                raise MethodError(
+                    f"a model of the new shape has '{source}', and the model has nothing of that name",
+                    remedy="this architecture cannot be widened here",
+                )
             where = spaces.get(source) or Spaces(*_outside(old[source]), None)
             site = sites.get(source.rpartition(".")[0])
             values[name] = self._value(old, source, tuple(p.shape), where, site, shape, structure)
@@ -168,7 +174,11 @@ class Widened(Surgery):
         """For each new place of a space the old one [new]."""
         if space == "channels":
             return torch.tensor(self.channels)
-        assert block is not None
+        if block is None:
+            raise MethodError(
+                "a layer outside the blocks has another width in the new shape than the channels of its blocks",
+                remedy="this architecture cannot be widened here",
+            )
         if space == "neurons":
             return torch.tensor(self.neurons[block])
         share = shape.heads // shape.groups if space == "heads" else 1
@@ -291,7 +301,7 @@ def _before_tied_head(model: Any, structure: Structure) -> str | None:
 
     An embedding is copied and a head divided: one matrix cannot be both.
     """
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    embedding = embedding_of(model)
     shared = any(first.startswith(n) for first in structure.tied.values() for n in _names(model, embedding))
     if not shared:
         return None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tunewright.contract.batch import Row
 from tunewright.data.dataset import build
@@ -23,6 +24,7 @@ from tunewright.measure.drift import (
     sequence_rows,
     take_features,
     take_reference,
+    told_by_features,
 )
 from tunewright.measure.kept import DocumentLoss, document_losses
 from tunewright.measure.pack import Pack
@@ -33,6 +35,8 @@ from tunewright.models.next_scale import NextScale, coding_of
 from tunewright.paired.sides import Opened
 from tunewright.recipe import Source
 from tunewright.runs.sources import kept_options
+from tunewright.tasks._detectors import count_of
+from tunewright.tasks._parts import DETECTION
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,9 @@ def vocabulary(side: Opened) -> int:
 
 @dataclass
 class Origin:
-    """What the first side predicts where the second is then read: `on` says in words where that is."""
+    """What the first side predicts where the second is then read: `on` says in words where that is. `places`: of a
+    detector, what another has to have for its proposals to be these (`_places`); features then stand beside.
+    """
 
     on: str
     rows: list[Row]
@@ -142,6 +148,13 @@ class Origin:
     coding: str = ""
     reference: Reference | None = None
     features: Features | None = None
+    places: tuple[Any, ...] = ()
+
+
+def _places(side: Opened) -> tuple[Any, ...]:
+    """The kind of detector, how many proposals it has and the classes of each."""
+    config: Any = side.model.config
+    return config.model_type, count_of(config), tuple(side.options.labels or ())
 
 
 def origin(side: Opened, wanted: Wanted, seen: Read) -> Origin | None:
@@ -156,7 +169,8 @@ def origin(side: Opened, wanted: Wanted, seen: Read) -> Origin | None:
         on, rows = "the rows", seen.asked[:512]
     if not rows:
         return None
-    if task.pools or task.embeds or task.per_token or foretold_by(task, model.config):
+    boxes = task.is_a(DETECTION) and not told_by_features(task, model.config, fresh=bool(side.loaded.new))
+    if (task.pools or task.embeds or task.per_token or foretold_by(task, model.config)) and not boxes:
         return Origin(on, rows, features=take_features(model, task, rows))
     return Origin(
         on,
@@ -164,12 +178,14 @@ def origin(side: Opened, wanted: Wanted, seen: Read) -> Origin | None:
         seen.vocabulary,
         seen.coding,
         take_reference(model, task.compared(model.config), rows, packed=side.packed),
+        take_features(model, task, rows) if boxes else None,
+        _places(side) if boxes else (),
     )
 
 
 def apart(there: Origin, side: Opened, seen: Read) -> Drift | None:
     """How far a side is from the one that gave the origin; None where features tell no two rows apart."""
-    if there.reference is not None:
+    if there.reference is not None and (not there.places or there.places == _places(side)):
         return kl_drift(there.reference, side.model)
     assert there.features is not None
     # a classifier reads the rows through its own tokenizer: places are compared, not tokens

@@ -15,6 +15,13 @@ def token_means(x: Tensor, mask: Tensor) -> Tensor:
     return (x * real[..., None]).sum(1) / real.sum(1, keepdim=True)
 
 
+def mask_over(states: Tensor, mask: Tensor) -> Tensor:
+    """[R, T] of states [R, T, k]: `mask` [R, T], or [R, T / n] where the model reads each place as n tokens
+    (a policy a step's return, state and action).
+    """
+    return mask.repeat_interleave(states.shape[1] // mask.shape[1], 1)
+
+
 def last_tokens(x: Tensor, mask: Tensor) -> Tensor:
     """[R, k]: x [R, T, k] at each row's last real token, for rows padded on the right: `mask` [R, T] is 1, then 0."""
     last = mask.sum(1) - 1

@@ -151,7 +151,7 @@ def check_recipe(
     if task.generates and (note := dated(model.tokenizer)):
         report.cautions.append(note)
     if not refused and report.ok:
-        of_rehearsal(recipe, refused)
+        report.announced = of_rehearsal(recipe, refused)
     later = [e for e in refused[first:] if str(e) not in report.refusals]
     report.errors = [*refused[:first], *report.errors, *later]  # as a run meets them
     found = CheckResult(report, write_clean(report, groups, clean, base=recipe.base) if clean is not None else [])
@@ -292,6 +292,8 @@ def show(report: CheckReport, files: Sequence[Path] = (), console: Console | Non
         )
     if report.columns:
         out.print(f"[bold]columns[/] {escape(report.columns)}")
+    for text in report.announced:
+        out.print(f"[bold]later[/] {escape(text)}")
     _bad(out, "[red]bad row[/]", report.problems)
     _bad(out, "[yellow]left out[/]", report.skipped)
     for n in report.notices:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunewright.contract.combining import bind
+from tunewright.contract.combining import Bound, bind
 from tunewright.contract.left import Earlier
 from tunewright.contract.method import Method
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.contract.task import Task
 from tunewright.errors import TunewrightError
+from tunewright.models import context
 from tunewright.models.compiled import check_deltas
 from tunewright.recipe import Recipe, StageSpec
+from tunewright.runs import made, selected
 from tunewright.runs.assemble import assemble, device_of
 from tunewright.runs.carrying import carried
 from tunewright.runs.rehearsing import rehearse
@@ -63,30 +66,56 @@ def _selectors(recipe: Recipe, stage: StageSpec) -> None:
         selector(use, where, aimed=own_rows or recipe.data.validation is not None)
 
 
-def of_rehearsal(recipe: Recipe, refused: Refusals) -> None:
+def of_rehearsal(recipe: Recipe, refused: Refusals) -> list[str]:
     """What a run refuses once its parts are there: it is assembled with models' shapes in the place of their weights,
-    and every stage is set up once. What shapes alone cannot do is left to the run.
+    and every stage is set up once. What shapes alone cannot do is left to the run. Gives what makers and selectors will
+    read with models, which a check does not ask.
     """
+    announced: list[str] = []
     with suppress(Exception), tempfile.TemporaryDirectory(prefix="tunewright-check-") as folder:
         try:
             session = assemble(recipe, weights=False)
+            announced += [*made.announced(session), *selected.announced(session)]
             rehearse(session, Path(folder))
             _set_up_first(session)
         except TunewrightError as error:
             refused.note(error)
+    return announced
+
+
+class _Reads(Exception):
+    """A method asks for a statistic of the base's weights, which are not there."""
 
 
 def _set_up_first(session: Session) -> None:
-    """Set the first stage up as a run does, surgery and deltas included, where its methods read nothing of the base.
-    The session is of no use afterwards.
+    """Set the first stage up as a run does, surgery and deltas included, as far as its methods read nothing of the
+    base. The session is of no use afterwards.
     """
     part = session.stages[0]
-    stage, _ = session.training_inputs(part)
-    if session.start(part) != "base" or any(b.method.needs() for b in stage.methods):
+    stage, provider = session.training_inputs(part)
+    if session.start(part) != "base":
         return
-    set_up(session.adapted, stage.methods, stage.plan, session.task.name, lambda *_: {}, Earlier(complete=True))
-    if stage.spec.compile:
-        check_deltas(session.adapted)
+    with suppress(_Reads):
+        set_up(
+            session.adapted,
+            stage.methods,
+            stage.plan,
+            session.task.name,
+            partial(_of_rows, provider),
+            Earlier(complete=True),
+        )
+        if stage.spec.compile:
+            check_deltas(session.adapted)
+        if context.reads_rows(session.adapted.outer) and len(part.rows.rows):  # tasks refuse it where they read rows
+            batch = session.task.collate([part.rows.rows[0]]).to("meta")
+            session.task.forward(session.adapted.outer, batch)
+
+
+def _of_rows(provider: Provider, bound: Bound, when: str = "once") -> dict[str, Any]:
+    """A method's statistics, where it needs none of the base by then: what training itself reads comes later."""
+    if any(need.when == when and not need.of_rows for need in bound.method.needs()):
+        raise _Reads
+    return provider.statistics(bound, when)
 
 
 def of_needs(

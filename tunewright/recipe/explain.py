@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -124,8 +125,9 @@ def describe(error: Any, root: type[BaseModel], path: Path) -> tuple[str, str]:
         bound, words = _BOUNDS[kind]
         return f"{shown} {words} {context[bound]:g}, got {value}", example(key, field)
     if kind == "literal_error":
-        choices = [c.strip(" '\"") for c in context["expected"].replace(" or ", ", ").split(",")]
-        return f"{shown} must be {context['expected']}, got {value!r}", did_you_mean(str(value), choices)
+        expected = re.sub(r"(?<![\w'])(?:False|True|None)(?![\w'])", lambda m: _YAML[m[0]], context["expected"])
+        choices = [c.strip(" '\"") for c in expected.replace(" or ", ", ").split(",")]
+        return f"{shown} must be {expected}, got {_written(value)}", did_you_mean(str(value), choices)
     if kind in ("too_short", "string_too_short"):
         return f"{shown} is empty", example(key, field)
     if kind == "string_pattern_mismatch":
@@ -178,8 +180,17 @@ def _nearest_example(root: type[BaseModel], path: Path) -> str:
     return "`tunewright schema` describes every key"
 
 
-def _short(value: Any) -> str:
+_YAML = {"False": "false", "True": "true", "None": "null"}
+"""What YAML writes for values of Python."""
+
+
+def _written(value: Any) -> str:
     text = repr(value)
+    return _YAML.get(text, text)
+
+
+def _short(value: Any) -> str:
+    text = _written(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

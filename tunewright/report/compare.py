@@ -321,6 +321,7 @@ def html(c: Comparison) -> str:
         "kept_names": list(c.base_kept),
         "pack_names": list(c.base_packs),
         "drift_name": words.drift_name(c.drift_measure) if c.drift_measure else "",
+        "judged": f"{words.row_of(c.metric, c.task)}s",
         "counted": words.counted(c.task),
         "one_counted": words.one_counted(c.task),
         "runs": sum(len(a.runs) for a in c.arms),

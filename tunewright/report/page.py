@@ -47,7 +47,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     env.filters.update(
-        seconds=words.seconds, size=words.size, count=words.count, cell=cell, plain=words.plain, nbsp=nbsp
+        seconds=words.seconds,
+        size=words.size,
+        count=words.count,
+        cell=cell,
+        plain=words.plain,
+        nbsp=nbsp,
+        capital=words.capital,
     )
     return env
 

@@ -161,7 +161,7 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
     staged = stages(report)
     if staged is not None:
         parts += [
-            heading(f"{words.metric_name(summary.metric_of(report))} after each stage".capitalize()),
+            heading(words.capital(f"{words.metric_name(summary.metric_of(report))} after each stage")),
             staged,
             Text(""),
         ]

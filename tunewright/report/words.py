@@ -8,7 +8,7 @@ from tunewright.measure.intervals import Interval
 from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Measured, Report, Target
 from tunewright.report.sequenced import SequenceReport
-from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, TO_IMAGE, TREES, UNCONDITIONAL
+from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING, PLAYING, TO_IMAGE, TREES, UNCONDITIONAL
 
 MINUS = "\u2212"
 KINDS = {"row": "rows", "document": "documents", "sequence": "sequences", "seed": "seeds"}
@@ -119,16 +119,30 @@ METRICS = {
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
     "r2": "R\u00b2",
+    "rmse": "root mean squared error",
+    "mae": "mean absolute error",
+    "roc_auc": "ROC AUC",
+    "pair_accuracy_norm": "pair accuracy by mean",
     "squad_f1": "SQuAD F1",
     "squad_exact_match": "SQuAD exact match",
     "ndcg@10": "nDCG@10",
     "mrr": "MRR",
+    "knn_accuracy": "k-NN accuracy",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
     "sacrebleu": "BLEU",
     "chrf": "chrF",
     "wer": "word error rate",
     "wer_english": "word error rate (English)",
     "wer_exact": "word error rate (as written)",
     "cer": "character error rate",
+    "mase": "MASE",
+    "smape": "sMAPE",
+    "wql": "weighted quantile loss",
+    "scaled_mse": "scaled mean squared error",
+    "scaled_mae": "scaled mean absolute error",
+    "frechet_distance": "Fr\u00e9chet distance",
     "action_mae": "mean absolute error of actions",
     "answer_length": "length of an answer",
     "repetition": "said again within an answer",
@@ -187,10 +201,19 @@ def trained_of(trained: float, whole: float | None) -> str:
     return f"{count(trained)} of {count(whole)} parameters trained"
 
 
-def rows_of(metric: str, n: int) -> str:
-    """How many rows a metric was measured on, by what such a row is: "200 rows", "2 episodes"."""
-    one = "episode" if metric in PLAYED else "row"
+def rows_of(metric: str, n: int, task: str | None = None) -> str:
+    """How many rows a metric was measured on, by what such a row is: "200 rows", "2 episodes"; with their `task` also
+    "3 pictures", "4 windows".
+    """
+    one = row_of(metric, task)
     return f"{n:,} {one}{'' if n == 1 else 's'}"
+
+
+def row_of(metric: str, task: str | None = None) -> str:
+    """What a row is that a metric is measured on: an episode, a picture, a window of a series or an episode, a row."""
+    pictures = (DETECTION, FEATURES, UNCONDITIONAL, TO_IMAGE, "image-classification", "image-segmentation")
+    windows = (FORECASTING, PLAYING)
+    return "episode" if metric in PLAYED else "picture" if task in pictures else "window" if task in windows else "row"
 
 
 def metric_name(metric: str) -> str:
@@ -304,10 +327,10 @@ def headline(report: Report) -> list[str]:
     if report.target is not None:
         this = "in this run " if report.target.difference is None or report.target.difference.unit != "seed" else ""
         sentences += _of_target(report.target, this)
-    sentences += [_upper(change(kept, subject(kept))) for kept in report.kept]
+    sentences += [capital(change(kept, subject(kept))) for kept in report.kept]
     for pack in report.packs:
         tail = f" That is {beneath(pack)}." if pack.beneath else ""
-        sentences.append(_upper(change(pack, subject(pack)) + tail))
+        sentences.append(capital(change(pack, subject(pack)) + tail))
     if report.drift is not None:
         sentences.append(_drifted(report))
     if spent(report):
@@ -344,17 +367,17 @@ def _of_target(target: Target, this: str) -> list[str]:
     """
     probe, plain = target.linear_probe, change(target, this + subject(target))
     if probe is None or probe.before is None:
-        return [_upper(plain)]
+        return [capital(plain)]
     if probe.difference is None or probe.after is None:
         gives = f"{score(probe.before.value, probe.unit)} {metric_name(probe.metric)}"
-        return [_upper(plain), f"A linear probe on the base's frozen features has {gives}."]
+        return [capital(plain), f"A linear probe on the base's frozen features has {gives}."]
     if not target.fresh_head:
-        return [_upper(plain), _upper(_against_probe(probe) + ".")]
+        return [capital(plain), capital(_against_probe(probe) + ".")]
     first = f"{this}{subject(target)} is {score(probe.after.value, probe.unit)}; {_against_probe(probe)}."
     if target.before is None:
-        return [_upper(first)]
+        return [capital(first)]
     chance = f"Before training, a head drawn at random gave {score(target.before.value, target.unit)}."
-    return [_upper(first), chance]
+    return [capital(first), chance]
 
 
 def _against_probe(probe: Measured) -> str:
@@ -435,8 +458,10 @@ def _drifted(report: Report) -> str:
     return f"Its outputs drifted {by} from the base's{inner}."
 
 
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def capital(text: str) -> str:
+    """The text as a sentence or a heading begins; a name with a capital of its own ("mAP", "nDCG@10") stays."""
+    first = text.split(" ", 1)[0]
+    return text if first != first.lower() else text[:1].upper() + text[1:]
 
 
 def what_intervals_mean(report: Report) -> str:

@@ -25,7 +25,7 @@ from tunewright.loading.load import Loaded, Reading, reading
 from tunewright.loading.options import options_of
 from tunewright.loading.policies import with_facts
 from tunewright.loading.positions import beyond
-from tunewright.machine import devices, host
+from tunewright.machine import devices, going, host
 from tunewright.machine.group import present
 from tunewright.measure.target import check_metric, check_rows
 from tunewright.models.activations import NOTHING_TO_DO
@@ -85,6 +85,8 @@ class _Reader:
     task: Task
     loaded: Loaded | Reading
     options: EncodeOptions
+    asks: bool = True
+    """Whether selectors may ask models of their own."""
 
     def __call__(
         self,
@@ -108,12 +110,18 @@ class _Reader:
 
 
 def assemble(
-    recipe: Recipe, say: Say = lambda text: None, *, weights: bool = True, base: SharedBase | None = None
+    recipe: Recipe, say: Say | None = None, *, weights: bool = True, base: SharedBase | None = None
 ) -> Session:
     """Check methods, load the model, encode the rows. Errors name the field, file or row; nothing is written.
 
     Without `weights`, models have shapes alone: enough to see what a run would refuse. `base`: where others' is too.
+    `say` is told what is begun, and how far what takes long is (None: whoever asked outside is told the latter).
     """
+    with nullcontext() if say is None else going.telling(say):
+        return _assembled(recipe, say or (lambda text: None), weights, base)
+
+
+def _assembled(recipe: Recipe, say: Say, weights: bool, base: SharedBase | None) -> Session:
     task = task_for(recipe)
     check_along(recipe, task)
     check_views(recipe, task)
@@ -139,7 +147,7 @@ def assemble(
     adapted.lent.update(adapted.base_parameters() if base is not None else ())
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))
     say("reading data")
-    rows = read_rows(recipe, task, methods, loaded, labels)
+    rows = read_rows(recipe, task, methods, loaded, labels, asks=weights)
     if rows.eval is not None:
         asked = list(rows.eval.rows)[: recipe.measurement.rows]
         metric = recipe.measurement.metric
@@ -204,10 +212,14 @@ def read_rows(
     methods: Sequence[list[tuple[str, Method]]],
     model: Loaded | Reading,
     labels: Sequence[str] | None,
+    *,
+    asks: bool = True,
 ) -> RunRows:
-    """Encode every row that a recipe names, as its model takes them, whether the weights are loaded or not."""
+    """Encode every row that a recipe names, as its model takes them, whether the weights are loaded or not. Without
+    `asks` no selector asks a model of its own.
+    """
     options = options_of(recipe.data, labels, model)
-    read = _Reader(recipe, task, model, options)
+    read = _Reader(recipe, task, model, options, asks)
     change = stand_ins(makers_of(recipe.data.synthesize, _MADE).makers, labels)
     learnt = [read(recipe.data.train, change=change, learnt=recipe.data)]
     evaluation = read(recipe.data.eval, judged_options(options)) if recipe.data.eval else None
@@ -330,7 +342,7 @@ def _stage_inputs(
     """
     data, selection = recipe.data_for(stage), None
     if data.select:
-        selection = _selection(recipe, stage, data, rows, aim, waits=making is not None)
+        selection = _selection(recipe, stage, data, rows, aim, waits=making is not None, asks=read.asks)
         rows = selection.pool
     replay = {
         n: (there[n] if source is None else read([source]), data.replay[n])
@@ -396,10 +408,18 @@ def _can_pack(loaded: Loaded) -> bool:
 
 
 def _selection(
-    recipe: Recipe, stage: StageSpec, data: DataSpec, rows: Dataset, aim: Callable[[], Dataset | None], *, waits: bool
+    recipe: Recipe,
+    stage: StageSpec,
+    data: DataSpec,
+    rows: Dataset,
+    aim: Callable[[], Dataset | None],
+    *,
+    waits: bool,
+    asks: bool,
 ) -> Selection:
     """The stage's selectors; those that read records alone have been applied, unless all of them wait for rows that are
-    made when the stage begins. `aim` gives the rows that are aimed at.
+    made when the stage begins (`waits`), or hold a model that is not asked here (`asks`). `aim` gives the rows that are
+    aimed at.
     """
     target = aim() if aimed_at(data.select) else None
     sources = recipe.data.validation
@@ -417,4 +437,5 @@ def _selection(
         recipe.train_for(stage).seed,
         stage.name,
         waits=waits,
+        asks=asks,
     )

@@ -33,7 +33,6 @@ def finish(work: Work, cached: list[str]) -> Result:
     from tunewright.runs import (
         along,
         artefacts,
-        boxed_pictures,
         drawn_pictures,
         intact,
         pictures,
@@ -42,6 +41,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         sequenced,
         telling,
     )
+    from tunewright.runs.in_short import in_short
 
     adapted, meter = work.session.adapted, work.meter
     work.screen.say("measuring the tuned model")
@@ -91,10 +91,9 @@ def finish(work: Work, cached: list[str]) -> Result:
     if work.figures_only:
         return Result(work.folder.path, report, results.order_of(work.session, work.results), rows=each)
     rows = [r.model_dump() for r in pair(meter.base.target, tuned.target)]
-    rows = [boxed_pictures.in_short(r) for r in rows] if boxed_pictures.is_boxed(meter.rows) else rows
+    rows = [in_short(meter, r) for r in rows]
     seen = pictures.beside(meter)
     if drawn_pictures.are_drawn(meter.rows):
-        rows = [drawn_pictures.in_short(r) for r in rows]
         made = drawn_pictures.drawn(meter)
         drawn_pictures.write(made, work.folder.path)
         seen = pictures.of(made, seen)
@@ -108,12 +107,9 @@ def finish(work: Work, cached: list[str]) -> Result:
 def _answers(meter: Meter, told: list[Answer]) -> list[Answer]:
     """Rows side by side, in words where they are long: rows.jsonl has the whole."""
     from tunewright.report.answer import Answer
-    from tunewright.runs import boxed_pictures, drawn_pictures
+    from tunewright.runs.in_short import in_short
 
-    if drawn_pictures.are_drawn(meter.rows):
-        return [Answer.of(drawn_pictures.in_short(vars(a))) for a in told]
-    boxed = boxed_pictures.is_boxed(meter.rows)
-    return [Answer.of(boxed_pictures.in_short(vars(a))) for a in told] if boxed else told
+    return [Answer.of(in_short(meter, vars(a))) for a in told]
 
 
 def _judge(work: Work, report: Report) -> None:

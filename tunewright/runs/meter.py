@@ -31,6 +31,7 @@ from tunewright.measure.drift import (
     sequence_rows,
     take_features,
     take_reference,
+    told_by_features,
 )
 from tunewright.measure.forecasts import without_model
 from tunewright.measure.kept import check_predicts
@@ -52,7 +53,7 @@ from tunewright.runs.parted import Part, spread
 from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
 from tunewright.runs.sharing import Sharing
-from tunewright.tasks._parts import DETECTION, FORECASTING, PLAYING, TREES
+from tunewright.tasks._parts import FORECASTING, PLAYING, TREES
 
 
 class Meter:
@@ -100,11 +101,8 @@ class Meter:
     @property
     def by_features(self) -> bool:
         """Whether drift is told from what the head reads: a head that was just drawn says nothing of the base."""
-        task = self.session.task
-        reads = task.per_token or bool(task.outputs)
-        told = task.pools or task.embeds or bool(foretold_by(task, self.model.config))
-        moves = task.is_a(DETECTION) and self._compared() is task
-        return told or moves or reads and bool(self.session.loaded.new)
+        s = self.session
+        return told_by_features(s.task, self.model.config, fresh=bool(s.loaded.new))
 
     @property
     def model(self) -> Any:

@@ -176,7 +176,9 @@ def announced(session: Session) -> list[str]:
         if part.selection is None or not part.selection.waiting:
             continue
         names = " and ".join(use.name for use in part.selection.waiting)
-        models = ", ".join("the model that it starts from" if n == START else n for n in part.selection.speakers())
+        own = [method_of(use).own_model() for use in part.selection.waiting]
+        named = [*part.selection.speakers(), *(n for n in own if n is not None)]
+        models = ", ".join("the model that it starts from" if n == START else n for n in named)
         rows, tokens = len(part.selection.pool.rows), part.selection.pool.counts["tokens"]
         among = f"{rows:,} rows" if part.making is None else "what was made"
         reading = f", reading their {tokens:,} tokens with {models}" if models else ""

@@ -34,6 +34,7 @@ from tunewright.data.read import SourceLike, read_all
 from tunewright.data.truncate import trained_tokens
 from tunewright.errors import DataError, MethodError
 from tunewright.models.flops import counting
+from tunewright.pieces.each_row import EachRow
 from tunewright.recipe import MethodUse, Recipe
 from tunewright.runs.sources import task_for
 
@@ -190,13 +191,16 @@ def selection_of(
     stage: str,
     *,
     waits: bool = False,
+    asks: bool = True,
 ) -> Selection:
     """Apply the selectors that read records alone, up to the first that reads with a model; none where all of them
-    wait. `records` gives those of a data set's rows. MethodError for a selector that cannot be applied, at once.
+    wait. `records` gives those of a data set's rows. Without `asks` those that hold a model of their own wait too.
+    MethodError for a selector that cannot be applied, at once.
     """
     for use in uses:
         selector(use, use.place or f"stages.{stage}.data.select", aimed=target_rows is not None)
-    first = 0 if waits else next((i for i, use in enumerate(uses) if reads(use)), len(uses))
+    late = [reads(use) or not asks and holds_model(use) for use in uses]
+    first = 0 if waits else next((i for i, waiting in enumerate(late) if waiting), len(uses))
     told: dict[Key, Told] = {}
     with counting() as counted:
         pool = select(uses[:first], dataset, records(dataset), target(), seed, stage, told) if first else dataset
@@ -293,6 +297,16 @@ def method_of(use: MethodUse) -> Method:
 def reads(use: MethodUse) -> bool:
     """Whether a selector reads records with a model."""
     return reads_records(method_of(use))
+
+
+def holds_model(use: MethodUse) -> bool:
+    """Whether a selector reads records with a model of its own. ModelError or RecipeError where that cannot be had."""
+    method = method_of(use)
+    if method.own_model() is None:
+        return False
+    if isinstance(method, EachRow):
+        method.judge()
+    return True
 
 
 def orders(uses: Sequence[MethodUse]) -> bool:

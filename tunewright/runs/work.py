@@ -316,6 +316,7 @@ class Work:
     def keeper(self, part: StageInputs) -> TrainingCallback:
         """What listens to a stage's loop."""
         from tunewright.runs.along import Along
+        from tunewright.runs.in_short import samples_of
         from tunewright.runs.judged import known_task, learnt_by
         from tunewright.runs.parted import spread
         from tunewright.runs.stages import TrainingCallback
@@ -341,7 +342,7 @@ class Work:
                         figures = self.meter.quick(chosen, together=True)
                         if follows is not None:
                             figures |= follows.read(loop.step_number, loop.tokens, beside)
-                self.screen.samples(self.meter.samples)
+                self.screen.samples(samples_of(self.meter))
                 return figures
 
         self.listening = TrainingCallback(

@@ -69,7 +69,7 @@ def compare(reference: Tensor, other: Tensor, *, numbers: bool = False) -> Compa
             f"logits of {tuple(reference.shape)} cannot be compared with those of {tuple(other.shape)}",
             remedy="compare models of one vocabulary",
         )
-    spread = float(reference.std())
+    spread = float(reference.std()) or 1.0  # of what says the same everywhere, a gap is its own measure
     gap = reference - other
     p, q = reference.log_softmax(-1), other.log_softmax(-1)
     same = (reference.argmax(-1) == other.argmax(-1)).float().mean()

@@ -5,11 +5,13 @@ The merge engine writes it, tensor by tensor; then the folder is held to the bas
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tunewright.errors import MethodError, ModelError, RecipeError, did_you_mean
+from tunewright.files.aside import set_aside
 from tunewright.recipe import Recipe
 from tunewright.runs.folder import RECIPE
 from tunewright.shipping.comparing import Compared, compare, fits_in_memory, logits_of, model_of, reads_tokens
@@ -78,16 +80,19 @@ def fuse(base: str, adapter: str, out: Path, *, dtype: str | None = None, shard_
     if (why := fits_in_memory(change.base.folder)) is not None:
         notes.append(why)
     else:
-        model = model_of(change)
-        beside, numbers = logits_of(model), not reads_tokens(model)
-        logits = compare(beside, logits_of(model_of(open_source(str(out)))), numbers=numbers)
         limit = max(LIMIT[s] for s in stored)
-        if logits.largest > limit:
-            broken = out.rename(out.with_name(out.name + ".broken"))
+        try:
+            model = model_of(change)
+            beside, numbers = logits_of(model), not reads_tokens(model)
+            logits = compare(beside, logits_of(model_of(open_source(str(out)))), numbers=numbers)
+        except BaseException:  # what was not checked must not be taken for what was
+            shutil.rmtree(out, ignore_errors=True)
+            raise
+        if not logits.largest <= limit:  # nan too
             raise ModelError(
                 f"the folder's logits differ by {logits.largest:.2g} standard deviations from those of the base "
                 f"with the change in float32, where rounding explains {limit:.2g}",
-                where=str(broken),
+                where=str(set_aside(out)),
                 remedy="store a wider type: --dtype float32",
             )
     names = {v: k for k, v in DTYPES.items()}

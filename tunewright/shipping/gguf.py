@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tunewright.errors import FolderError, ModelError
+from tunewright.files.aside import set_aside
 from tunewright.files.cache import sync
 from tunewright.loading.locate import licence_of
 from tunewright.shipping import gguf_check, gguf_layout, gguf_tokenizer, gguf_types
@@ -43,8 +44,7 @@ def write(folder: Path, file: Path, kind: str = "f16", *, splitter: str | None =
         try:
             gguf_check.check(written, aside, source)
         except ModelError as error:
-            aside.rename(file.with_name(file.name + ".broken"))
-            error.where = str(file.with_name(file.name + ".broken"))
+            error.where = str(set_aside(aside, file))
             raise
         sync(aside)
         aside.rename(file)

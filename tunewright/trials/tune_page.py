@@ -17,7 +17,7 @@ from tunewright.trials.tuned import Tried, TuneFigures
 def show(result: TuneFigures, console: Console | None = None) -> None:
     """Print every setting that was tried, the best marked, and what to do next."""
     out = console or Console(highlight=False, emoji=False)
-    name = result.metric.replace("_", " ") or "target"
+    name = words.metric_name(result.metric) or "target"
     of = f", {result.rows:,} held-out rows" if result.rows else ""
     out.print(Text(f"Tried on held-out training rows ({name}{of})", style="bold"))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -167,6 +167,9 @@ class Toxicity(EachRow):
             raise ValueError("it judges by a classifier or a list: write model: FOLDER, words: [...] or file: FILE")
         return self
 
+    def own_model(self) -> str | None:
+        return self.model
+
     def _list(self) -> list[str]:
         if self.file is None:
             return list(self.words)

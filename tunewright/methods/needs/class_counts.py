@@ -14,6 +14,7 @@ class ClassCounts(Need):
 
     name: ClassVar[str] = "class_counts"
     when: ClassVar[Literal["once", "batch", "redraw"]] = "once"
+    of_rows: ClassVar[bool] = True
 
     def check(self, run: Any) -> None:
         if not run.task.classifies:

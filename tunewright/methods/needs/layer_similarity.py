@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch
 from tunewright.contract.method import Need
-from tunewright.pieces.means import token_means
+from tunewright.pieces.means import mask_over, token_means
 
 
 class LayerSimilarity(Need):
@@ -51,7 +51,7 @@ class LayerSimilarity(Need):
 def row_states(states: Tensor, mask: Tensor | None) -> Tensor:
     """[R, D] of states [R, L, D], or of pictures' [R, D, H, W]: the mean over real tokens."""
     states = states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
-    return (states.mean(1) if mask is None else token_means(states, mask)).float()
+    return (states.mean(1) if mask is None else token_means(states, mask_over(states, mask))).float()
 
 
 def alike(a: Tensor, b: Tensor) -> Tensor:

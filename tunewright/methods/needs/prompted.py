@@ -19,6 +19,7 @@ class Prompted(Need):
 
     name: ClassVar[str] = "prompted"
     when: ClassVar[Literal["once", "batch", "redraw"]] = "once"
+    of_rows: ClassVar[bool] = True
 
     source: str = Field("train", description="rows that are trained on")
 

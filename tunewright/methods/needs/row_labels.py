@@ -17,6 +17,7 @@ class RowLabels(Need):
 
     name: ClassVar[str] = "row_labels"
     when: ClassVar[Literal["once", "batch", "redraw"]] = "once"
+    of_rows: ClassVar[bool] = True
 
     some: bool = Field(False, description="whether a task without classes is served too, with none")
 

@@ -22,6 +22,7 @@ class RowTexts(Need):
 
     name: ClassVar[str] = "row_texts"
     when: ClassVar[Literal["once", "batch", "redraw"]] = "once"
+    of_rows: ClassVar[bool] = True
 
     def check(self, run: Any) -> None:
         run.source("train")

@@ -10,6 +10,7 @@ t = 1, 2, ... optimizer steps, as factors of the peak rate:
 
 Lengths given in whole steps do not depend on the stage's length, so that the next stage (with `warmup_steps: 0,
 cooldown_steps: 0`) goes on at c from an un-annealed checkpoint.
+Raises MethodError where annealing would begin before warm-up does, at a rate of 0.
 Differs from the published code in: phases are lengths, not shares or ends of a total, unless written as shares.
 """
 
@@ -20,7 +21,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from tunewright.contract.method import Method, Plan
+from tunewright.contract.method import Method, Plan, Setup, State
+from tunewright.errors import MethodError
 from tunewright.training.schedules import warmup_of
 
 Length = NonNegativeInt | Annotated[float, Field(ge=0, lt=1)]
@@ -47,7 +49,7 @@ def infinite_factor(
     """Factor of the peak rate after t steps; `anneal_from` None: no annealing."""
     if anneal_from is not None and t > anneal_from:
         level = infinite_factor(anneal_from, warmup, cool, constant, shape=shape)
-        return level * (final / level) ** min(1.0, (t - anneal_from) / anneal)
+        return level and level * (final / level) ** min(1.0, (t - anneal_from) / anneal)
     if t <= warmup:
         return t / warmup if warmup else (1.0 if cool else constant)
     return cooldown((t - warmup) / cool, constant, shape) if t < warmup + cool else constant
@@ -91,17 +93,30 @@ class InfiniteLR(Method):
             return f"the constant rate is not reached: warm-up and cool-down take {warmup + cool} of {plan.steps} steps"
         return None
 
+    def setup(self, run: Setup) -> State:
+        if self._annealed_from(run.plan) == 0 and warmup_of(self.warmup_steps, run.plan.steps):
+            raise MethodError(
+                f"'infinite-lr' anneals from the first of {run.plan.steps} steps on, where warm-up has not begun and "
+                "the rate is 0: nothing would be learnt",
+                where="infinite-lr.anneal_steps" if self.anneal_from is None else "infinite-lr.anneal_from",
+                remedy="write fewer anneal_steps, a later anneal_from or warmup_steps: 0, or give a larger budget",
+            )
+        return State()
+
+    def _annealed_from(self, plan: Plan) -> int | None:
+        """The step behind which annealing begins."""
+        if self.anneal_steps is None:
+            return None
+        return max(0, plan.steps - self.anneal_steps) if self.anneal_from is None else self.anneal_from
+
     def schedule(self, step: int, plan: Plan) -> float:
-        begin = None
-        if self.anneal_steps is not None:
-            begin = max(0, plan.steps - self.anneal_steps) if self.anneal_from is None else self.anneal_from
         return infinite_factor(
             step + 1,
             warmup_of(self.warmup_steps, plan.steps),
             warmup_of(self.cooldown_steps, plan.steps),
             self.constant,
             shape=self.shape,
-            anneal_from=begin,
+            anneal_from=self._annealed_from(plan),
             anneal=self.anneal_steps or 1,
             final=self.final,
         )
