@@ -201,10 +201,10 @@ class LQLoRA(LowRankMethod):
         """Refuses what no layer of any model could keep, as soon as the recipe is read."""
         fewest = min(form.share for form in self._options())
         if fewest > self.average_bits:
+            least = math.ceil(1000 * fewest) / 1000
             raise ValueError(
-                f"average_bits is {self.average_bits:g}, and the candidates take {math.ceil(1000 * fewest) / 1000} bits "
-                "a weight at least, scales included: write more, or candidates that take fewer (bits, scale_bits, "
-                "block_sizes, group_sizes)"
+                f"average_bits is {self.average_bits:g}, and the candidates take {least} bits a weight at least, scales "
+                "included: write more, or candidates that take fewer (bits, scale_bits, block_sizes, group_sizes)"
             )
         return self
 
