@@ -267,8 +267,12 @@ def test_the_report_says_what_is_held():
 
 
 def test_errors():
-    with pytest.raises(MethodError, match=r"take 2\.\d+ bits a weight at least, and average_bits is 1\.5"):
-        made(average_bits=1.5)
+    with pytest.raises(
+        ValueError, match=r"average_bits is 1\.5, and the candidates take 2\.\d+ bits a weight at least"
+    ):
+        LQLoRA(average_bits=1.5)
+    with pytest.raises(MethodError, match=r"take 2\.\d+ bits a weight at least, and average_bits is 2\.2"):
+        made(average_bits=2.2, group_sizes=(16,), scale_bits=(4,))  # enough for large layers, not for these
     with pytest.raises(MethodError, match="rank 99 exceeds"):
         made(rank=99)
     with pytest.raises(MethodError, match="q_prj"):

@@ -102,6 +102,11 @@ def test_the_stage_after_a_search_tunes_the_kept_blocks_alone(tmp_path):
     (searched, tuned) = earlier_of({n: out / "stages" / n for n in ("search", "tune")})
     kept = searched.values["kept"]
     assert kept and tuned.values["kept"] == kept
+    told = json.loads((out / "report.json").read_text())["probes"]
+    assert [n for n in told if n.endswith("flexora")] == ["search: flexora"]
+    rows = told["search: flexora"]["rows"]
+    assert [b for b, alpha, _, _ in rows if alpha > 0] == [b for b, _, _, stays in rows if stays] == kept
+    assert sum(gate for _, _, gate, _ in rows) == pytest.approx(len(rows), abs=1e-3)
     described = json.loads((out / "stages" / "tune" / "state.json").read_text())["deltas"]
     assert described and {int(name.split(".layers.")[1].split(".")[0]) for name in described} == set(kept)
 

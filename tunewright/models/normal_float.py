@@ -49,6 +49,11 @@ class Format:
         tops = math.ceil(blocks / self.group) * torch.finfo(TYPES[self.top]).bits
         return self.bits * codes + self.scale_bits * scales + tops + 32
 
+    @property
+    def share(self) -> float:
+        """Bits of a weight of a large matrix: `bits_of` is never less for each of its weights."""
+        return self.bits + (self.scale_bits + torch.finfo(TYPES[self.top]).bits / self.group) / self.block
+
     def settings(self) -> dict[str, Any]:
         """JSON values that `Format(**...)` takes."""
         return asdict(self)

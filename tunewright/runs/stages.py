@@ -25,6 +25,7 @@ from tunewright.files import checkpoint
 from tunewright.files.checkpoint import Checkpoint
 from tunewright.machine import terminal
 from tunewright.machine.group import present
+from tunewright.machine.how_far import heard_by
 from tunewright.measure.intervals import gain_interval
 from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import differing
@@ -97,6 +98,7 @@ class TrainingCallback:
     before: int
     evaluate: Evaluate | None = None
     show: Callable[[dict[str, Any]], None] = lambda record: None
+    say: Callable[[str], None] = lambda text: None
     track: Callable[[dict[str, Any]], None] = lambda record: None
     best: dict[str, Any] = field(default_factory=dict)
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -303,7 +305,8 @@ def steps_of(
 ) -> Generator[Loop, None, TrainingOutcome]:
     """`run_stage`, pausing where a step is due (`training.stepping.go_through`)."""
     methods: Methods = stage.methods
-    set_up(stage.adapted, methods, stage.plan, stage.task.name, needs, stage.earlier)
+    with heard_by(keeper.say):
+        set_up(stage.adapted, methods, stage.plan, stage.task.name, needs, stage.earlier)
     methods.event("begin_task", stage=keeper.stage, adapted=stage.adapted)
     _recall_splits(keeper.folder, keeper.stage, stage.splits)
     stage.begin, stage.listen = keeper.begin, keeper

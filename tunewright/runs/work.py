@@ -231,7 +231,7 @@ class Work:
 
         try:
             with self.screen.training(name, stage.plan) as show, self.cost.phase("train"):
-                keeper.show = show
+                keeper.show, keeper.say = show, self.screen.say
                 result = yield from steps_of(stage, keeper, needs, saved)
         finally:
             trackers.close()

@@ -10,6 +10,7 @@ from tunewright.contract.combining import Bound, Methods
 from tunewright.contract.left import Earlier
 from tunewright.contract.method import Plan, Setup, begun
 from tunewright.errors import MethodError
+from tunewright.machine.how_far import over
 from tunewright.models.adapted import Adapted, Wrapped
 from tunewright.models.context import check_one_text
 from tunewright.models.deltas import attach, check_form
@@ -40,7 +41,7 @@ def set_up(
         b.stage_needs = needs(b)
     for b in methods.on("attach"):
         made = 0
-        for site in adapted.structure.every_site:
+        for site in over(adapted.structure.every_site, f"{b.name}: layers set up"):
             delta = methods.call(b, "attach", site=site)
             if delta is not None:
                 if not made:

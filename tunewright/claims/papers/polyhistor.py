@@ -23,6 +23,7 @@ CLAIM = Claim(
     seeds=5,
     rates=(),
     strengths=(1.0,),
+    extra={"data": {"train": None, "eval": None}},  # none of the lab task's own rows, which named ones would join
     scales=("nano", "real"),
     differs="two tasks of five topics in the place of four dense ones on pictures, each with half of the rows; hypter "
     "in the place of the hypernetworks that the paper compares with; one learning rate, the methods' own",

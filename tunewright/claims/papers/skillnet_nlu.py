@@ -31,7 +31,8 @@ CLAIM = Claim(
     seeds=5,
     rates=(),
     strengths=(1.0,),
-    extra={"evaluation": {"metric": "loss", "rows": 200}},
+    # none of the lab task's own rows, which named ones would join
+    extra={"data": {"train": None, "eval": None}, "evaluation": {"metric": "loss", "rows": 200}},
     differs="three kinds of short instructions for a small causal model in the place of six tasks of language "
     "understanding for BERT; two skills; one rate for both; neither task-specific models nor a mixture of experts "
     "stands beside it",

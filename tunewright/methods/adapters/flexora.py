@@ -32,6 +32,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from tunewright.contract.found import Found
 from tunewright.contract.method import Setup, State
 from tunewright.models.adapted import Adapted
 from tunewright.models.sites import Site, Structure
@@ -122,6 +123,22 @@ class Flexora(LowRankMethod):
             return
         above = [b for b, a in zip(state.data["blocks"], alpha.tolist(), strict=True) if a > 0]
         state.data["kept"] = above or [state.data["blocks"][int(alpha.argmax())]]
+
+    def found(self, state: State) -> Found | None:
+        alpha = state.get("alpha")
+        if alpha is None or not state.data["steps"]:  # a stage after the search, or none of its steps yet
+            return None
+        kept = state.data["kept"]
+        told = zip(state.data["blocks"], alpha.tolist(), gates(alpha).tolist(), strict=True)
+        return Found(
+            title="Blocks that are kept",
+            description="This stage searched; a later one with `start: base` tunes the blocks that are kept, alone. "
+            "alpha is above 0 where more of the changes lowers the validation loss more than in other blocks, and the "
+            "gate is what the changes were multiplied by at the end.",
+            values={"kept": len(kept), "blocks": len(state.data["blocks"])},
+            columns=["block", "alpha", "gate", "kept"],
+            rows=[[b, round(a, 4), round(g, 4), b in kept] for b, a, g in told],
+        )
 
 
 def _by_block(structure: Structure, adapted: Adapted, blocks: list[int]) -> list[list[tuple[str, Any]]]:

@@ -41,12 +41,13 @@ from itertools import product
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from tunewright.contract.found import Found
 from tunewright.contract.method import Need, Needs, Setup, State, torch_generator
 from tunewright.errors import MethodError
+from tunewright.machine.how_far import over
 from tunewright.methods.needs.fisher_sides import FisherSides
 from tunewright.models.nf4 import mapped
 from tunewright.models.normal_float import Format, Top, dequantise, quantise
@@ -195,6 +196,23 @@ class LQLoRA(LowRankMethod):
         "samples": 4,
     }
 
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> LQLoRA:
+        """Refuses what no layer of any model could keep, as soon as the recipe is read."""
+        fewest = min(form.share for form in self._options())
+        if fewest > self.average_bits:
+            least = math.ceil(1000 * fewest) / 1000
+            raise ValueError(
+                f"average_bits is {self.average_bits:g}, and the candidates take {least} bits a weight at least, scales "
+                "included: write more, or candidates that take fewer (bits, scale_bits, block_sizes, group_sizes)"
+            )
+        return self
+
+    def _options(self) -> list[Format]:
+        """The formats that a layer may have."""
+        options = product(self.bits, self.scale_bits, self.block_sizes, self.group_sizes, self.group_types)
+        return list(dict.fromkeys(Format(*option) for option in options))
+
     def needs(self) -> Sequence[Need]:
         if self.data is None:
             return ()
@@ -247,8 +265,7 @@ class LQLoRA(LowRankMethod):
         """The formats that a layer may have, and the bits of each layer in each. MethodError where the fewest of all
         layers are more than the budget.
         """
-        options = product(self.bits, self.scale_bits, self.block_sizes, self.group_sizes, self.group_types)
-        candidates = list(dict.fromkeys(Format(*option) for option in options))
+        candidates = self._options()
         sizes = [site.in_features * site.out_features for site in layers]
         bits = [[form.bits_of(size) for form in candidates] for size in sizes]
         fewest, whole = sum(min(of) for of in bits), sum(sizes)
@@ -265,7 +282,8 @@ class LQLoRA(LowRankMethod):
         """The format of each layer, as settings, by its name."""
         candidates, bits = self._candidates(layers)
         whole = sum(site.in_features * site.out_features for site in layers)
-        costs = [self._costs(site, candidates, self._weights(site, needs)) for site in layers]
+        told = over(layers, "lq-lora: errors of each format, layer by layer")
+        costs = [self._costs(site, candidates, self._weights(site, needs)) for site in told]
         chosen = allocate(costs, bits, self.average_bits * whole) if len(candidates) > 1 else [0] * len(layers)
         return {site.name: candidates[k].settings() for site, k in zip(layers, chosen, strict=True)}
 
