@@ -62,7 +62,7 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
             "chat": False,
         }
         arm = kind if kind != "clean" else "dynamic"
-        limit = {"evaluation": {"max_new_tokens": 48}, "budget": {"tokens": 40_000}}
+        limit: dict[str, Any] = {"evaluation": {"max_new_tokens": 48}, "budget": {"tokens": 40_000}}
         record = run.trial(arm, seed, data=data, **limit)
         found |= {"base": float(record.base.target), kind: float(record.tuned.target)}
     return found
