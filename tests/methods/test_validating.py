@@ -129,7 +129,7 @@ def test_skill_it_samples_by_the_last_looks(tmp_path):
         {"x": LoRA(rank=2), "s": method},
         steps=5,
         sources=sources,
-        plan={"sources": {"one": 100, "two": 100}},
+        plan={"sources": {"one": 100, "two": 100}, "measured": ("held",)},
     )
     run.stage.validation = held()
     before = dict(run.cursor.weights)
@@ -144,8 +144,12 @@ def test_skill_it_samples_by_the_last_looks(tmp_path):
 
 
 def test_skill_it_refuses_what_is_no_graph():
-    plan = {"sources": {"one": 100, "two": 100}}
-    for edges, words in (({"nosuch": {"one": 1.0}}, "nosuch"), ({"one": {"two": -1.0}}, "0 or more")):
+    plan = {"sources": {"one": 100, "two": 100}, "measured": ("held",)}
+    for edges, words in (
+        ({"nosuch": {"one": 1.0}}, "no source is called 'nosuch'"),
+        ({"one": {"heldd": 1.0}}, "no skill is called 'heldd'.*\n.*did you mean 'held'"),
+        ({"one": {"two": -1.0}}, "0 or more"),
+    ):
         with pytest.raises(MethodError, match=words):
             Run({"x": LoRA(rank=2), "s": SkillIt(edges=edges)}, plan=plan)
     with pytest.raises(MethodError, match="only"):

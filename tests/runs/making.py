@@ -64,9 +64,15 @@ class Pairs(Method):
 
 
 class Nothing(Method):
-    """Throws everything away."""
+    """Throws everything away, once a model was `asked` or at once."""
 
-    def synthesize(self, records: Sequence[Record]) -> list[Made]:
+    asked: bool = Field(True, description="whether a model is asked before")
+
+    def speakers(self) -> tuple[str, ...]:
+        return ("start",)
+
+    def synthesize(self, records: Sequence[Record], writers: dict[str, Writer]) -> list[Made]:
+        writers["start"].generate(list(records) if self.asked else [], max_new_tokens=1)
         return [Made({}, r, thrown="as it should be") for r in records]
 
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,10 @@ from tunewright.contract.batch import Row
 from tunewright.contract.made import Made
 from tunewright.contract.method import Method, arguments
 from tunewright.contract.reader import Reader
-from tunewright.contract.records import Record, RowProblem
+from tunewright.contract.records import Record
 from tunewright.contract.task import EncodeOptions
 from tunewright.contract.writer import Journal, Writer
 from tunewright.data.caution import of_data
-from tunewright.data.shapes import canonical
 from tunewright.data.truncate import fit_length
 from tunewright.errors import DataError, MethodError
 from tunewright.files.cache import cache_folder
@@ -41,7 +39,20 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.flops import counting
 from tunewright.recipe import Recipe
 from tunewright.runs.folder import RunFolder, unaltered
-from tunewright.runs.making import BASE, START, Makers, check_judges, judged_by, made_by, place_of, resolved
+from tunewright.runs.foreseen import foresee
+from tunewright.runs.making import (
+    BASE,
+    START,
+    Makers,
+    check_judges,
+    judged_by,
+    kept_of,
+    made_by,
+    place_of,
+    resolved,
+    rng_of,
+    usable,
+)
 from tunewright.runs.selected import use_rows
 from tunewright.runs.session import Making, Session, StageInputs
 from tunewright.tasks._segments import ids_of
@@ -134,7 +145,7 @@ def _make(
     say(f"making the rows of the stage '{stage}'")
     voices = Voices(session, part, folder.path)
     records = making.records()
-    rng_of = f"{part.train.seed}/synthesize/{stage}"
+    as_kept = _usable(session, making)
     lines: list[dict[str, Any]] = []
     journal = Journal(folder.path / FOLDER / f"{stage}.replies.jsonl")
     with cost.phase(PHASE), counting() as counted:
@@ -147,11 +158,11 @@ def _make(
         for k, (name, method) in enumerate(making.makers.makers):
             made = made_by(
                 name, method, given, writers=writers, readers=readers, score=score, labels=session.options.labels,
-                round=part.spec.round or 1, rng=random.Random(f"{rng_of}/{name}/{k}"), where=where,
+                round=part.spec.round or 1, rng=rng_of(part.train.seed, stage, name, k), where=where,
             )  # fmt: skip
-            made = [_usable(one, session, making) for one in made]
+            made = [as_kept(one) for one in made]
             lines += [_line(name, one) for one in made]
-            given = _records(name, made)
+            given = kept_of(name, made)
             counts.append(len(made))
     if voices.present != START:
         voices.bring(START)
@@ -207,25 +218,9 @@ def _line(name: str, one: Made) -> dict[str, Any]:
     return line
 
 
-def _records(name: str, made: Sequence[Made]) -> list[Record]:
-    """What is kept, as records of their own."""
-    kept = [one for one in made if not one.thrown]
-    return [
-        Record(one.values, id=f"{name}:{i}", where=f"{name}:{i} (made of {one.of.where})", source=name)
-        for i, one in enumerate(kept, 1)
-    ]
-
-
-def _usable(one: Made, session: Session, making: Making) -> Made:
-    """A record that is kept and can be no row is thrown away with what is wrong with it."""
-    if one.thrown:
-        return one
-    try:
-        values, _ = canonical(one.values, {})
-        session.task.encode(Record(values, id=one.of.id), session.tokenizer, making.options)
-    except RowProblem as problem:
-        return replace(one, thrown=f"it can be no row: {problem.field}: {problem.reason}")
-    return one
+def _usable(session: Session, making: Making) -> Callable[[Made], Made]:
+    """What is made as it is kept."""
+    return lambda one: usable(one, session.task, session.tokenizer, making.options)
 
 
 def _around(folder: RunFolder, cost: Cost, say: Say, stage: str) -> Callable[[], Any]:
@@ -341,13 +336,23 @@ def _told(head: dict[str, Any]) -> str:
 
 
 def load(session: Session) -> None:
-    """Load the other models that are asked, and refuse what cannot be read with, before anything is measured."""
+    """Load the other models that are asked, and refuse what cannot be read with and stages of which nothing will be
+    made, before anything is measured.
+    """
     for part in session.stages:
+        if part.making is not None:
+            _foresee(session, part, part.making)
         check_judges(part.making.makers if part.making is not None else None, session.needs(part))
         for _, method in part.making.makers.makers if part.making is not None else ():
             asks = arguments(type(method), "synthesize")
             for name in method.speakers() if {"writers", "readers"} & set(asks) else ():
                 _load(session, part, resolved(name, session.recipe, part.spec), asks)
+
+
+def _foresee(session: Session, part: StageInputs, making: Making) -> None:
+    """DataError where nothing will be made for a stage."""
+    as_kept = _usable(session, making)
+    foresee(making.makers, making.records, part.spec, part.train.seed, session.options.labels, as_kept)
 
 
 def _load(session: Session, part: StageInputs, speaker: str, asks: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tunewright import catalogue
@@ -20,9 +20,11 @@ from tunewright.contract.made import Made
 from tunewright.contract.method import Method, Needs, State, arguments, call
 from tunewright.contract.needs import NeedContext
 from tunewright.contract.reader import Reader
-from tunewright.contract.records import Record
+from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.returned import number, told
+from tunewright.contract.task import EncodeOptions
 from tunewright.contract.writer import Writer, Written
+from tunewright.data.shapes import canonical
 from tunewright.errors import MethodError
 from tunewright.loading.address import key_of
 from tunewright.recipe import MethodUse, Recipe, StageSpec
@@ -205,6 +207,32 @@ def judged_by(
         return total
 
     return score
+
+
+def rng_of(seed: int, stage: str, name: str, place: int) -> random.Random:
+    """What a stage's maker draws from; `place`: the how manieth it is."""
+    return random.Random(f"{seed}/synthesize/{stage}/{name}/{place}")
+
+
+def usable(one: Made, task: Any, tokenizer: Any, options: EncodeOptions) -> Made:
+    """A record that is kept and can be no row is thrown away with what is wrong with it."""
+    if one.thrown:
+        return one
+    try:
+        values, _ = canonical(one.values, {})
+        task.encode(Record(values, id=one.of.id), tokenizer, options)
+    except RowProblem as problem:
+        return replace(one, thrown=f"it can be no row: {problem.field}: {problem.reason}")
+    return one
+
+
+def kept_of(name: str, made: Sequence[Made]) -> list[Record]:
+    """What is kept, as records of their own."""
+    kept = [one for one in made if not one.thrown]
+    return [
+        Record(one.values, id=f"{name}:{i}", where=f"{name}:{i} (made of {one.of.where})", source=name)
+        for i, one in enumerate(kept, 1)
+    ]
 
 
 def made_by(

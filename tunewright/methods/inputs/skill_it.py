@@ -71,6 +71,14 @@ class SkillIt(Method):
         for name in self.edges:
             if name not in sources:
                 raise MethodError(f"no source is called '{name}'", where="edges", remedy=did_you_mean(name, sources))
+        known = {*sources, *run.plan.measured}
+        for name in dict.fromkeys(j for helped in self.edges.values() for j in helped):
+            if run.plan.measured and name not in known:  # where nothing is said of what is measured, any may be there
+                raise MethodError(
+                    f"no skill is called '{name}': neither a source nor rows of data.validation",
+                    where="edges",
+                    remedy=did_you_mean(name, known),
+                )
         if any(a < 0 or not math.isfinite(a) for helped in self.edges.values() for a in helped.values()):
             raise MethodError("an edge is no number of 0 or more", where="edges", remedy="write {adding: 0.5}")
         return State(losses=[], start=None)
