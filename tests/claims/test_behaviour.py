@@ -202,6 +202,16 @@ def test_what_a_measure_gives_is_in_the_digest(bench):
     assert differs[0].startswith("its measure: asft is")
 
 
+def test_a_measure_reads_rows_of_short_runs_as_of_whole_ones(bench):
+    """What single rows gave, which a measure may split: their mean is the target that the run reports."""
+    by_rows = MEASURE.replace('run.trial(arm, seed).tuned.kept["general"]', "means(run.trial(arm, seed), 1)[0]")
+    text = "from tunewright.claims.papers._chosen import means\n" + DECLARED.format(metric="measured") + by_rows
+    (bench / "claims" / "asft.py").write_text(text.replace("SHARE = 0.5", "SHARE = 1.0"))
+    made = digest_of(bench)
+    targets = [run.figures["at 1.target"] for run in made.runs.values()]
+    assert list(made.measured.values()) == pytest.approx(targets)
+
+
 def test_a_measure_that_finds_nothing_to_judge_is_in_the_digest_too(bench):
     refusing = MEASURE + '    raise ClaimError("nothing was gained", where="here")\n'
     refusing = refusing.replace('    return {"asft": SHARE * tuned, "full": SHARE * plain}\n', "")

@@ -21,7 +21,7 @@ from tunewright.errors import MethodError, NonFiniteError
 from tunewright.recipe import Budget, Recipe, Source
 from tunewright.runs.folder import RunFolder
 from tunewright.runs.run import run
-from tunewright.trials.trial import TrialError, TrialRecord, figures_of
+from tunewright.trials.trial import TrialError, TrialRecord, figures_of, scores_of
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,9 @@ class ShortRuns:
         except (MethodError, NonFiniteError) as error:
             why = TrialError(type=type(error).__name__, message=error.what, where=error.where)
             return Traced(TrialRecord(**about, status="failed", error=why), _losses(out))
-        record = TrialRecord(**about, **figures_of(result.report), folder=str(out) if keep else None)
+        record = TrialRecord(
+            **about, **figures_of(result.report), rows=scores_of(result), folder=str(out) if keep else None
+        )
         traced = Traced(record, _losses(out), work)
         if not keep:
             shutil.rmtree(out)

@@ -32,6 +32,7 @@ from tunewright.trials.trial_key import key_of
 if TYPE_CHECKING:
     from tunewright.report.adaptations import Adaptation
     from tunewright.report.schema import Report
+    from tunewright.runs.result import Result
 
 __all__ = ["Reading", "Store", "TrialError", "TrialRecord", "commit_of", "key_of", "run_trial"]
 
@@ -267,9 +268,13 @@ def _figures(recipe: Recipe, folder: Path, *, whole: bool, threads: int | None) 
     peak = host.recent_peak()
     if peak is not None and not str(figures["hardware"].get("device", "cpu")).startswith("cuda"):
         figures["cost"]["peak_memory_bytes"] = peak
-    plain = result.rows is not None and result.report.sequence is None  # the mean over tasks is none over rows
-    figures["rows"] = RowScores.of(*result.rows) if plain and result.rows is not None else None
+    figures["rows"] = scores_of(result)
     return {**figures, "recipe": Recipe.load(result.folder / "recipe.yaml").model_dump(mode="json")}
+
+
+def scores_of(result: Result) -> RowScores | None:
+    """The headline metric of a run row by row; None where it is no mean over rows, as over tasks."""
+    return RowScores.of(*result.rows) if result.rows is not None and result.report.sequence is None else None
 
 
 def figures_of(report: Report) -> dict[str, Any]:
