@@ -203,8 +203,8 @@ class LQLoRA(LowRankMethod):
         if fewest > self.average_bits:
             least = math.ceil(1000 * fewest) / 1000
             raise ValueError(
-                f"average_bits is {self.average_bits:g}, and the candidates take {least} bits a weight at least, scales "
-                "included: write more, or candidates that take fewer (bits, scale_bits, block_sizes, group_sizes)"
+                f"average_bits is {self.average_bits:g}, and the candidates take {least} bits a weight at least, with "
+                "scales: write more, or candidates that take fewer (bits, scale_bits, block_sizes, group_sizes)"
             )
         return self
 
