@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 from tunewright import catalogue
+from tunewright.conformance import task_next_scale
 from tunewright.conformance.task_case import TaskCase
 from tunewright.conformance.task_examples import example_of
 from tunewright.contract.combining import serves
 from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.errors import TunewrightError
+from tunewright.pieces.sublayers import parts_of
 from tunewright.planning.check import check_recipe
 from tunewright.recipe import Recipe
+from tunewright.runs.assemble import assemble
 from tunewright.runs.run import run
 from tunewright.tasks import get_task
 
@@ -70,6 +73,17 @@ def agree(task: str, name: str, out: Path) -> str:
 )
 def test_a_check_and_a_run_say_the_same(task: str, name: str, says: str, tmp_path: Path) -> None:
     assert says in agree(task, name, tmp_path / "out")
+
+
+def test_a_blocks_parts_are_the_same_in_shapes_and_in_values() -> None:
+    """What scales the states of a next-scale model by the text is no part of its feed-forward layers."""
+    name = "unconditional-image-generation"
+    case = TaskCase(name, task_next_scale.example_of(name))
+    for weights in (False, True):
+        adapted = assemble(case.recipe(), weights=weights).adapted
+        mlp = parts_of(adapted.model, adapted.structure)[0].mlp
+        assert mlp is not None
+        assert (mlp.first, mlp.last) == ("next_scale.blocks.0.fc1", "next_scale.blocks.0.fc2")
 
 
 DATA_DECIDE = ("found no site to attach to", "they are not one a block")

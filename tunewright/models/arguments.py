@@ -23,11 +23,15 @@ def takes(model: nn.Module, name: str) -> bool:
     return name in _names(getattr(model.forward, "__func__", model.forward))
 
 
-@lru_cache(maxsize=64)
 def states_name(block: Any) -> str:
     """What a block's class calls the states that it is given: its forward's first argument ("hidden_states" in most).
     Of a class that passes on whatever it is given (with changes on it), what the class below it calls them.
     """
+    return _states_name(block)
+
+
+@lru_cache(maxsize=64)
+def _states_name(block: Any) -> str:
     for cls in block.__mro__:
         own = vars(cls).get("forward")
         names = (

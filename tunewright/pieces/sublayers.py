@@ -102,12 +102,25 @@ def _parts(block: Block, seen: _Seen | None) -> Parts:
         attention, mlp = (
             sorted((s for s in group if s.name in order), key=lambda s: order[s.name]) for group in (attention, mlp)
         )
+    mlp = _forwards(mlp, width)
     found_attention = found_mlp = None
     if len(outputs) == 1 and attention:
         found_attention = _part(attention[0].name, outputs[0].name, norms, block, seen)
     if 2 <= len(mlp) <= WIDEST and width and mlp[0].in_features == width == mlp[-1].out_features:
         found_mlp = _part(mlp[0].name, mlp[-1].name, norms, block, seen)
     return Parts(block.name, found_attention, found_mlp)
+
+
+def _forwards(mlp: list[Site], width: int) -> list[Site]:
+    """Of a block's linear layers outside its attention those that lead from the states to wider channels and back,
+    without what only scales states by something else (a next-scale model's `modulation`). All of them where none lead
+    back, or several do (experts).
+    """
+    downs = [s for s in mlp if s.out_features == width != s.in_features]
+    if len(downs) != 1:
+        return mlp
+    ups = [s for s in mlp if (s.in_features, s.out_features) == (width, downs[0].in_features)]
+    return [s for s in mlp if s in (*ups, downs[0])] if ups else mlp
 
 
 def _part(first: str, last: str, norms: Sequence[str], block: Block, seen: _Seen | None) -> Part:

@@ -40,7 +40,7 @@ def series(text: str) -> str:
     said = json.loads(text) if text.startswith("{") else None
     if said is None:
         return text
-    values = {
+    values: dict[str, Any] = {
         name: told.get("right", told.get(_forecasts.MIDDLE)) if isinstance(told, dict) else told
         for name, told in said.items()
     }
