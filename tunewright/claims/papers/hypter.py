@@ -11,8 +11,9 @@ from tunewright.claims.papers._tuned import rate
 if TYPE_CHECKING:
     from tunewright.claims.claim_run import ClaimRun
 
-TOKENS, RATES = 12_000, {"hypter": (1e-3, 3e-3), "fine-tuned": (1e-4, 3e-4)}
-"""Of the stage that the arms differ in; both begin with one of as many tokens at 3e-4."""
+FIRST, TOKENS = 10_000, 5_000
+"""Of a stage that both arms begin with, at 3e-4, and of the one that they differ in."""
+RATES = {"hypter": (1e-3, 3e-3), "fine-tuned": (1e-4, 3e-4)}
 CLAIM = Claim(
     paper="hypter",
     says="On topics without rows, an encoder that was tuned on messages with their topic before them is right at least "
@@ -40,11 +41,11 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     """Accuracy on the rows of new topics; beside it the untouched base's."""
     described = {topic: topic for names in lab.topics().values() for topic in names}
     methods: dict[str, list[Any]] = {"hypter": [{"hypter": {"descriptions": described}}], "fine-tuned": ["full"]}
-    first = {"name": "described", "methods": ["full"], "train": {"learning_rate": 3e-4}}
+    first: dict[str, Any] = {"name": "described", "methods": ["full"], "train": {"learning_rate": 3e-4}}
 
     def trial(arm: str, number: int, judged: str, at: float) -> Any:
-        then = {"name": "then", "methods": methods[arm], "train": {"learning_rate": at}}
-        stages = [{**stage, "budget": {"tokens": TOKENS}} for stage in (first, then)]
+        then = {"name": "then", "methods": methods[arm], "train": {"learning_rate": at}, "budget": {"tokens": TOKENS}}
+        stages = [{**first, "budget": {"tokens": FIRST}}, then]
         return run.trial(arm, number, data=lab.data(judged), stages=stages)
 
     found: dict[str, float] = {}

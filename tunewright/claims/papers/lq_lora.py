@@ -11,7 +11,7 @@ FORMAT: dict[str, Any] = {"bits": [2], "scale_bits": [8], "block_sizes": [16]}
 SHARED_OUT: dict[str, Any] = {"bits": [2, 3], "scale_bits": [8], "block_sizes": [16, 32, 64]}
 BITS = 2.52
 """A little above, since a layer's last bytes and its smallest scale are counted too."""
-LOW: dict[str, Any] = {"rank": 16, "alpha": 16, "average_bits": BITS}
+LOW: dict[str, Any] = {"rank": 8, "alpha": 16, "average_bits": BITS}
 LQ = Arm(name="lq-lora", methods=[{"lq-lora": {**LOW, **SHARED_OUT, "iterations": 5}}])
 
 CLAIM = Claim(
@@ -26,10 +26,9 @@ CLAIM = Claim(
     direction="higher",
     smallest=0.01,
     seeds=5,
-    budget={"tokens": 8_000},
     rates=(1e-3, 3e-3),
     strengths=(1.0,),
-    scales=("real",),
-    differs="MiniLM of 22M parameters and queries of ten domains instead of RoBERTa-large on GLUE and LLaMA-2; rank 16 "
-    "instead of 64; errors are not weighted by gradients; six candidates, five turns at most",
+    scales=("nano",),
+    differs="an encoder of 2.6M parameters and queries of ten domains instead of RoBERTa-large on GLUE and LLaMA-2; "
+    "rank 8 instead of 64; errors are not weighted by gradients; six candidates, five turns at most",
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from tunewright.claims.claim import Arm, Claim
 
-RATES = (1e-4, 3e-4)
+RATES = (3e-4, 1e-3)
 BITS: dict[str, Any] = {"weight_bits": 4, "input_bits": 4, "cache_bits": 4}
 TUNED = {"name": "tune", "methods": ["full"]}
 PUT = {  # one step that changes nothing: what is measured is the tuned model in few bits, rotated where that helps
@@ -27,9 +27,8 @@ CLAIM = Claim(
     smallest=0.01,
     seeds=5,
     strengths=(1.0,),
-    extra={"budget": {"tokens": 12_000}},
-    scales=("real",),
-    differs="an encoder of 22M parameters and queries of ten domains instead of Pythia, Qwen and Llama of 1B to 8B; "
+    scales=("nano",),
+    differs="an encoder of 2.6M parameters and queries of ten domains instead of Pythia, Qwen and Llama of 1B to 8B; "
     "its base has a new head and is measured unrounded; nearest rounding after tuning, rotated alike, stands for GPTQ, "
     "QuaRot and SpinQuant",
 )
