@@ -36,7 +36,10 @@ CLAIM = Claim(
     strengths=(1.0,),
     scales=("nano",),
     budget={"tokens": 12_000},
-    extra={"evaluation": {"rows": 16, "drift_sequences": 2, "drift_tokens": 8}},
+    extra={
+        "data": {"train": None, "eval": None},  # none of the lab task's own rows, which named ones would join
+        "evaluation": {"rows": 16, "drift_sequences": 4, "drift_tokens": 8},
+    },
     differs="a model of 3.4M parameters and 12,000 tokens instead of 3B and billions; losses instead of benchmarks; "
     "the agent is fitted to simulated domains and not to runs of a small model, as in the paper's test of unseen "
     "fields and models; rates are not tuned, and each arm has the same",
