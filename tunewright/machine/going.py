@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
+
+from tunewright.machine.pace import Pace, in_words
 
 Item = TypeVar("Item")
 Say = Callable[[str], None]
@@ -37,6 +39,19 @@ def counted(items: Iterable[Item], what: str, of: str) -> Iterator[Item]:
             last = now
             say(f"{what}: {n:,} {of} so far")
         yield item
+
+
+def over(items: Sequence[Item], what: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Item]:
+    """The items, and every ten seconds how many of all are done, and how long the others will take:
+    "lq-lora: layers set up: 5 of 42, about 3 min left".
+    """
+    say, pace, told = _SAY.get(), Pace(clock), clock()
+    for done, item in enumerate(items, 1):
+        yield item
+        pace.step(done, len(items))
+        if say is not None and done < len(items) and clock() - told >= EVERY:
+            told = clock()
+            say(f"{what}: {done} of {len(items)}, {in_words(pace.left)}")
 
 
 @contextmanager

@@ -24,8 +24,8 @@ from tunewright.errors import Interrupted, MethodError
 from tunewright.files import checkpoint
 from tunewright.files.checkpoint import Checkpoint
 from tunewright.machine import terminal
+from tunewright.machine.going import telling
 from tunewright.machine.group import present
-from tunewright.machine.how_far import heard_by
 from tunewright.measure.intervals import gain_interval
 from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import differing
@@ -305,7 +305,7 @@ def steps_of(
 ) -> Generator[Loop, None, TrainingOutcome]:
     """`run_stage`, pausing where a step is due (`training.stepping.go_through`)."""
     methods: Methods = stage.methods
-    with heard_by(keeper.say):
+    with telling(keeper.say):
         set_up(stage.adapted, methods, stage.plan, stage.task.name, needs, stage.earlier)
     methods.event("begin_task", stage=keeper.stage, adapted=stage.adapted)
     _recall_splits(keeper.folder, keeper.stage, stage.splits)

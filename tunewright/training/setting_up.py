@@ -10,7 +10,7 @@ from tunewright.contract.combining import Bound, Methods
 from tunewright.contract.left import Earlier
 from tunewright.contract.method import Plan, Setup, begun
 from tunewright.errors import MethodError
-from tunewright.machine.how_far import over
+from tunewright.machine.going import over
 from tunewright.models.adapted import Adapted, Wrapped
 from tunewright.models.context import check_one_text
 from tunewright.models.deltas import attach, check_form

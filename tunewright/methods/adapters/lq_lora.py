@@ -47,7 +47,7 @@ from torch import Tensor
 from tunewright.contract.found import Found
 from tunewright.contract.method import Need, Needs, Setup, State, torch_generator
 from tunewright.errors import MethodError
-from tunewright.machine.how_far import over
+from tunewright.machine.going import over
 from tunewright.methods.needs.fisher_sides import FisherSides
 from tunewright.models.nf4 import mapped
 from tunewright.models.normal_float import Format, Top, dequantise, quantise

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests import small
-from tunewright.machine import how_far
-from tunewright.machine.how_far import heard_by, over
+from tunewright.machine import going
+from tunewright.machine.going import over, telling
 from tunewright.runs.run import run
 
 
@@ -17,7 +17,7 @@ class Clock:
 
 def told(each: float, count: int = 8) -> list[str]:
     clock, lines, seen = Clock(), list[str](), list[int]()
-    with heard_by(lines.append):
+    with telling(lines.append):
         for item in over(range(count), "svd: layers", clock):
             seen.append(item)
             clock.now += each
@@ -33,13 +33,13 @@ def test_lines_come_every_ten_seconds_and_not_after_the_last():
 
 def test_nobody_listens_outside():
     lines: list[str] = []
-    with heard_by(lines.append):
+    with telling(lines.append):
         pass
     assert list(over("ab", "work")) == ["a", "b"] and lines == []
 
 
 def test_a_run_tells_of_the_set_up_of_lq_lora_unless_it_is_quiet(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(how_far, "EVERY", 0.0)
+    monkeypatch.setattr(going, "EVERY", 0.0)
     small.write_inputs(tmp_path)
     lq = {"lq-lora": {"rank": 2, "average_bits": 4, "block_sizes": [16], "iterations": 2}}
     file = small.write_recipe(tmp_path, stages=[{"name": "main", "methods": [lq], "budget": {"steps": 1}}])
