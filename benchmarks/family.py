@@ -37,8 +37,8 @@ SEEDS, THREADS, ROWS, EVALUATED, DOCUMENTS = 3, 1, 200, 600, 40
 class Task:
     """One of the tasks: its name on the page, its data set, base, passes over the rows, and the target's metric.
 
-    `side`: pixels to which pictures are resized, 0: as the base has it. `layers`: the `target_modules` of every method
-    that has any, "": as each of them has it.
+    `side`: pixels to which pictures are resized, 0: as the base has it. `layers`: the `target_modules` of the methods
+    that change convolutions where they are asked to, "": as each of them has it.
     """
 
     name: str
@@ -73,8 +73,9 @@ def cells() -> Iterable[tuple[Task, str]]:
 def asked(task: Task, name: str) -> str:
     """How the comparison is asked for a method on a task."""
     from tunewright import catalogue
+    from tunewright.pieces.convolving import ConvolvingLowRank
 
-    has = task.layers and "target_modules" in catalogue.load_method(name).model_fields
+    has = task.layers and issubclass(catalogue.load_method(name), ConvolvingLowRank)
     return f"{name}:target_modules={task.layers}" if has else name
 
 

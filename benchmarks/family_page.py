@@ -39,7 +39,11 @@ def _task(task: Task, cells: Sequence[Cell]) -> str:
     said = f"\n## {task.name.capitalize()}\n\n`{task.task}` on `{task.data}`; base: `{task.model}`; "
     said += f"{task.epochs} passes."
     said += f" Pictures of {task.side} pixels." if task.side else ""
-    said += f" Methods that choose layers have `target_modules: {task.layers}`." if task.layers else ""
+    said += (
+        f" Methods that change convolutions where they are asked to have `target_modules: {task.layers}`."
+        if task.layers
+        else ""
+    )
     said += "\n"
     done = [c for c in cells if "figures" in c]
     if not done:
