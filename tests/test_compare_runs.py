@@ -19,7 +19,7 @@ from tests.test_compare import TREE
 from tunewright.compare import comparison as comparing
 from tunewright.compare.arms import ComparedArm, arm_recipe, methods_or_selectors, parse_arms
 from tunewright.compare.result import Comparison
-from tunewright.errors import FolderError, Interrupted, RecipeError, TunewrightError
+from tunewright.errors import FolderError, Interrupted, MethodError, RecipeError, TunewrightError
 from tunewright.recipe import Budget, Recipe
 from tunewright.runs.run import run
 from tunewright.trials.trial import Store, key_of, run_trial
@@ -208,6 +208,18 @@ def test_what_cannot_be_compared_is_refused(here, tmp_path):
     (tmp_path / "run" / "report.json").touch()
     with pytest.raises(FolderError, match="holds a run"):
         comparing.compare(Recipe.load(small.write_recipe(here)), arms, out=tmp_path / "run")
+
+
+def test_arms_that_a_run_would_refuse_are_named_before_any_has_run(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparing, "run_all", lambda *_, **__: pytest.fail("an arm ran"))
+    recipe = Recipe.load(small.write_recipe(here))
+    arms = parse_arms("lora,lora:target_modules=no_such_layer,gram")
+    with pytest.raises(MethodError, match=r"(?s)2 of 3 arms would be refused: .*no_such_layer.*; gram: ") as caught:
+        comparing.compare(recipe, arms, out=tmp_path / "out", tune=True, quiet=True)
+    assert "leave " in (caught.value.remedy or "") and caught.value.where == "--methods"
+    with pytest.raises(MethodError, match="1 of 2 arms would be refused: gram: ") as caught:
+        comparing.compare(recipe, parse_arms("lora,gram"), out=tmp_path / "out", quiet=True)
+    assert caught.value.where != "--methods"
 
 
 def test_ctrl_c_says_how_to_go_on(here, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from tunewright.data import generators
 
 MUTANTS = list(listed())
 BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-stack", "pool-entries"} | {
-    *("sampled-gradients", "few-entries", "layout", "drift-of-features"),
+    *("refused-arms", "sampled-gradients", "few-entries", "layout", "drift-of-features"),
     *("extract-lora", "fuse", "fuse-tokens", "push", "board", "mcp", "suggest", "several-adapters"),
     *(
         "carry-of-a-sequence",

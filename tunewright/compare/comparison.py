@@ -19,6 +19,7 @@ from tunewright.compare import figures as compare_figures
 from tunewright.compare.arms import ComparedArm, Given, arm_recipe
 from tunewright.compare.cautions import cautions
 from tunewright.compare.racing import check_race
+from tunewright.compare.refused import check_arms
 from tunewright.compare.result import Comparison
 from tunewright.compare.rounds import run_race
 from tunewright.compare.settling import settle
@@ -101,6 +102,7 @@ def compare(
     folder = _folder(recipe, out)
     with place(folder) as held:
         recipe, budget, rates = settle(recipe, arms, budget or recipe.stages[0].budget)
+        check_arms(recipe, arms, budget, validation=tune)
         work = _Work(recipe, arms, seeds, budget, tune, race, folder, Progress(quiet), rates)
         held.done = lambda: work.progress.done
         if cluster is not None:

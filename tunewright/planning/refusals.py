@@ -24,6 +24,7 @@ from tunewright.runs.carrying import carried
 from tunewright.runs.rehearsing import rehearse
 from tunewright.runs.selecting import selector
 from tunewright.runs.session import Session
+from tunewright.runs.sources import task_for
 from tunewright.runs.stage_methods import RECIPE_CHECKS, methods_of
 from tunewright.training.setting_up import set_up
 
@@ -57,6 +58,15 @@ def of_methods(recipe: Recipe, task: Task, refused: Refusals) -> dict[str, Named
     for step in (*RECIPE_CHECKS, device_of):
         refused.of(step, recipe)
     return named
+
+
+def refused_by(recipe: Recipe) -> Refusals:
+    """What a run of a recipe refuses before its first step, as far as shapes alone tell; the rows are not checked."""
+    refused = Refusals()
+    of_methods(recipe, task_for(recipe), refused)
+    if not refused:
+        of_rehearsal(recipe, refused)
+    return refused
 
 
 def _selectors(recipe: Recipe, stage: StageSpec) -> None:
