@@ -129,8 +129,8 @@ def run_cell(task: Task, name: str, source: Path, folder: Path) -> dict[str, Any
 
     recipe, began = Recipe.load(recipe_file(task, source, folder)), time.monotonic()
     cell: dict[str, Any] = {"task": task.name, "method": name}
-    arms = parse_arms(",".join(asked(task, n) for n in (BESIDE, name)))
     try:
+        arms = parse_arms(",".join(asked(task, n) for n in (BESIDE, name)))
         made = compare(
             recipe,
             arms,
@@ -141,7 +141,7 @@ def run_cell(task: Task, name: str, source: Path, folder: Path) -> dict[str, Any
             quiet=True,
         )
     except TunewrightError as error:
-        return cell | {"refused": error.what.partition(f" refused: {arms[-1].name}: ")[2] or error.what}
+        return cell | {"refused": error.what.partition(f" refused: {asked(task, name)}: ")[2] or error.what}
     lora, own = (made.arm(arm.name) for arm in arms)
     if (bad := next((r.error for r in own.runs if r.status != "finished"), None)) is not None:
         return cell | {"refused": bad}
