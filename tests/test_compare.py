@@ -321,7 +321,7 @@ def test_what_got_worse_is_told_by_the_metrics_own_sign(direction, says):
     )
     made.unit, made.metric = "units of the target", "rmse"
     sentence = page.headline(made)[0]
-    assert sentence.startswith("No method gained: the best, a, changed rmse by ")
+    assert sentence.startswith("No method gained: the best, a, changed root mean squared error by ")
     by = float(sentence.partition(" by ")[2].split()[0].replace("\u2212", "-"))
     low, _, high = sentence.partition("interval ")[2].removesuffix(".").partition(" to ")
     low, high = (float(x.replace("\u2212", "-")) for x in (low, high))

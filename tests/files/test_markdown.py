@@ -53,6 +53,8 @@ def shown(markdown: str) -> tuple[list[str], set[str]]:
     return texts, kinds
 
 
+@example("0 #")
+@example("a ## b ##")
 @given(TEXTS)
 @example("a_b _c_ d_e_f")
 @example("__0__")

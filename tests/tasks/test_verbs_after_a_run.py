@@ -48,7 +48,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
         (SERIES, "", "change of forecasts from the first, standard deviations"),
         (POLICIES, "fraction", "KL from the first, nats/action"),
         (DRAWING, "squared error per element", "change of predictions from the first, squared error/element"),
-        (DETECTION, "fraction", "1 \u2212 CKA from the first"),
+        (DETECTION, "fraction", "KL from the first, nats/proposal"),
     ],
 )
 def test_a_pair_is_measured_in_the_runs_own_units(name: str, unit: str, drift: str, ran: dict[str, Path]) -> None:

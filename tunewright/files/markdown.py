@@ -9,7 +9,8 @@ def inline(text: str) -> str:
     """Text as one line that reads as it is: no markup, no HTML, no cell of a table ends in it."""
     flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     escaped = re.sub(r"[\\`*\[\]<>|&~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", flat)
-    return re.sub(r"^(\d*)([.)])(?=\s|$)|^()([-+#=:])(?=[-#=:\s]|$)", r"\1\3\\\2\4", escaped)
+    begun = re.sub(r"^(\d*)([.)])(?=\s|$)|^()([-+#=:])(?=[-#=:\s]|$)", r"\1\3\\\2\4", escaped)
+    return re.sub(r"(?<=\s)(#+)$", r"\\\1", begun)  # a heading ends before these
 
 
 def code(text: str) -> str:
