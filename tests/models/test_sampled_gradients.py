@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -74,3 +77,13 @@ def test_few_entries_of_matrices_in_float32_serve():
     assert serves(matrix, few) and not serves(matrix, many) and not serves(matrix, few[:0])
     assert not serves(matrix.double(), few) and not serves(torch.zeros(20, 5, 2), few)
     assert sampled_gradients.computed(matrix) == 200
+
+
+def test_nothing_of_torchs_own_affairs_is_told(tmp_path):
+    code = (
+        "import torch, warnings; warnings.simplefilter('error');"
+        "from tunewright.models.sampled_gradients import Places;"
+        "p = Places(torch.tensor([3]), torch.Size((2, 2))); print(p.of(p.product(torch.ones(1, 2), torch.ones(1, 2))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0 and done.stdout == "tensor([1.])\n" and not done.stderr

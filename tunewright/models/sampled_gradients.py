@@ -8,6 +8,7 @@ the faster one.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -33,6 +34,9 @@ class Places:
         self.pattern = (torch.cat([ends.new_zeros(1), ends]), columns)
         self.at = torch.stack([rows, columns])
         self.shape = shape
+        with warnings.catch_warnings():  # torch says once that such tensors are new to it
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support")
+            self._empty(indices.new_zeros((), dtype=torch.float32))
 
     @property
     def count(self) -> int:
@@ -40,9 +44,12 @@ class Places:
 
     def product(self, left: Tensor, right: Tensor) -> Tensor:
         """left' right of left [positions, out] and right [positions, in], at the places alone, as a sparse tensor."""
-        empty = torch.sparse_csr_tensor(*self.pattern, left.new_zeros(self.count), self.shape, check_invariants=False)
-        values = torch.sparse.sampled_addmm(empty, left.T, right, beta=0.0).values()
+        values = torch.sparse.sampled_addmm(self._empty(left), left.T, right, beta=0.0).values()
         return torch.sparse_coo_tensor(self.at, values, self.shape, is_coalesced=True, check_invariants=False)
+
+    def _empty(self, like: Tensor) -> Tensor:
+        """Zeros at the places, of another tensor's type."""
+        return torch.sparse_csr_tensor(*self.pattern, like.new_zeros(self.count), self.shape, check_invariants=False)
 
     def of(self, gradient: Tensor) -> Tensor:
         """The entries [k] of a gradient in the indices' order, sparse or whole."""
