@@ -59,7 +59,7 @@ def _task(task: Task, cells: Sequence[Cell]) -> str:
     said += f"\nThe base: {done[0]['base']:.1%}. Drift is {done[0]['drift_measure'] or 'not measured'}.\n"
     refused = {c["method"]: c["refused"] for c in cells if "refused" in c}
     if refused:
-        said += "\nRefused here: " + "; ".join(f"`{n}` ({why})" for n, why in sorted(refused.items())) + ".\n"
+        said += _refusals(refused)
     there = {r[0] for r in rows} | refused.keys()
     missing = [n for n in methods() if n not in there]
     other = [n for n in missing if (tasks := catalogue.load_method(n).tasks) is not None and task.task not in tasks]
@@ -67,6 +67,15 @@ def _task(task: Task, cells: Sequence[Cell]) -> str:
         if names:
             said += f"\n{what}: " + ", ".join(f"`{n}`" for n in names) + ".\n"
     return said
+
+
+def _refusals(refused: Mapping[str, str]) -> str:
+    """Who was refused and why, those together of whom the same is said."""
+    by: dict[str, list[str]] = {}
+    for name, why in sorted(refused.items()):
+        alike = why.replace(f"'{name}' ", "").replace(f"'{name.replace('-', '')}' ", "")
+        by.setdefault(alike, []).append(f"`{name}`")
+    return "\nRefused here:\n\n" + "".join(f"- {', '.join(names)}: {why}\n" for why, names in by.items())
 
 
 def _public(done: Sequence[Cell]) -> str:

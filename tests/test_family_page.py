@@ -46,7 +46,7 @@ def test_the_page_says_who_gained_and_by_how_much_beside_lora():
     assert rows[0] == "| `dora` | 61.0% | +10.0 [+7.5, +12.5]* |  | 0.2 | 1,234 | 2e+09 | 0.01 |"
     assert "moved the model" not in text  # only one of them ended near
     assert "outermost tried" in rows[2] and "*" not in rows[2]
-    assert "`hypter` (it writes for tasks)" in text and "Of 2 variants of LoRA that have run, 1 end" in text
+    assert "- `hypter`: it writes for tasks\n" in text and "Of 2 variants of LoRA that have run, 1 end" in text
     assert (
         "Serve other tasks: `bayesprompt`" in text
         and "Not run yet: `full`" in text
