@@ -90,7 +90,8 @@ def figure(values: Sequence[float], loss: bool, *, change: bool = False, star: b
     text = f"{scale * mean:{sign}.{digits}f}{unit}"
     if len(values) < 2:
         return text
-    over = t_interval(values)
+    whole = (-1.0, 1.0) if change else (0.0, 1.0)
+    over = t_interval(values, bounds=None if loss else whole)
     marked = " *" if change and star and over.excludes(0.0) else ""
     return f"{text} [{scale * over.low:{sign}.{digits}f}, {scale * over.high:{sign}.{digits}f}]{marked}"
 

@@ -101,3 +101,11 @@ def test_both_sides_of_a_cell_read_the_same_recipe(tmp_path: Path) -> None:
         assert recipe.stages[4].budget.epochs == 1 and recipe.stages[1].carry == (
             "frozen" if arm == "icarl" else "fold"
         )
+
+
+def test_no_share_is_above_the_whole():
+    from benchmarks.continual_page import figure
+
+    assert figure([0.95, 0.94], False) == "94.5 % [88.1, 100.0]"
+    assert figure([0.99, 0.95], False, change=True).endswith(", +100.0] *")
+    assert figure([1.5, 1.4], True).endswith(", 2.085]")
