@@ -6,6 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tunewright.claims.lab import corpus, rows
+from tunewright.claims.papers import _chosen
 from tunewright.claims.papers import _encoder_decoders as lab
 
 if TYPE_CHECKING:
@@ -57,3 +58,11 @@ def pairs(source: str, goal: str, part: str, first: int, count: int) -> list[dic
     """Rows of a direction: the language to write and the verse in the other one, and the verse."""
     some = verses(part)[first : first + count]
     return [{"prompt": f"[{goal}] {v[source]}", "completion": v[goal]} for v in some]
+
+
+def translating(
+    run: ClaimRun, arm: str, seed: int, model: str, found: Any, judged: Any, tokens: int, rate: float
+) -> Any:
+    """The record of a model that learns rows of some directions, judged on some."""
+    stage = lab.learning("translate", found, tokens, rate)
+    return _chosen.finished(run, lab.recipe(run, arm, seed, model, [stage], judged))
