@@ -78,6 +78,14 @@ def test_a_chat_row_and_a_prompt_row_with_one_input_overlap(tmp_path):
     assert notices(run(tmp_path, {"train": [pair(1)], "eval": [chat]})[0]) == {"overlap": ("eval.jsonl:1",)}
 
 
+def test_prompts_that_end_in_a_space_are_noted_where_no_template_follows(tmp_path):
+    rows = [pair(1), {"prompt": "question 2 ", "completion": "b"}]
+    assert notices(run(tmp_path, {"train": rows}, options=EncodeOptions(chat=False))[0]) == {
+        "space before the answer": ("train.jsonl:2",)
+    }
+    assert not notices(run(tmp_path, {"train": rows})[0])
+
+
 def test_a_question_of_parts_is_the_question_that_is_text(tmp_path):
     parts = [{"type": "text", "text": "question "}, {"type": "text", "text": "1 <|mask|>"}]
     chat = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "x"}]}

@@ -95,9 +95,23 @@ def test_a_template_with_completion_takes_the_place_of_the_chat_template():
     )
     assert t.decode(row.input_ids) == "<|bos|>Q: 2+2\nA: 4\n<|im_end|>"
     assert (
-        trained(row, t) == "4\n<|im_end|>"
+        trained(row, t) == " 4\n<|im_end|>"
         and list(row.input_ids[: len(row.fields["prompt_ids"])]) == row.fields["prompt_ids"]
     )
+
+
+def test_a_space_before_the_answer_in_a_template_is_the_answers():
+    asked, t = encode({"prompt": "2 2", "completion": "four"}, EncodeOptions(template="Q: {prompt} A: {completion}"))
+    assert trained(asked, t) == " four<|im_end|>" and t.decode(asked.fields["prompt_ids"]).endswith("Q: 2 2 A:")
+    assert asked.fields["reference"] == "four" and "spaced" not in asked.fields
+    plain, _ = encode({"prompt": "Q: 2 2 A:", "completion": " four"}, chat=False)
+    assert list(asked.input_ids) == list(plain.input_ids)
+
+
+def test_a_bare_prompt_that_ends_in_a_space_is_noted():
+    assert encode({"prompt": "A: ", "completion": "four"}, chat=False)[0].fields["spaced"]
+    for prompt, completion in (("A:", " four"), ("A:\n", "four")):
+        assert "spaced" not in encode({"prompt": prompt, "completion": completion}, chat=False)[0].fields
 
 
 def test_without_a_chat_template_a_completion_starts_right_after_the_prompt():

@@ -244,6 +244,7 @@ def _note_source(
         (facts.SAME, *SAME),
         (facts.ITSELF, *ITSELF),
         (facts.MOVED, *MOVED),
+        (facts.SPACED, *SPACED),
         (facts.LONG, "too long", length, "shorten the rows, or raise data.max_length as far as the model reads"),
         (facts.TWO_BOS, *TWO_BOS),
         (facts.NO_BOS, *NO_BOS),
@@ -289,6 +290,12 @@ MOVED = (
     "answer moved",
     "the answer does not stand where answer_start says: it is taken where it does, the one place that holds it",
     "write that place, or look how the characters were counted",
+)
+SPACED = (
+    "space before the answer",
+    "the prompt ends in a space: tokenizers join it to the word after it, so that the answer begins otherwise than in "
+    "any text that the model has read",
+    "take it from the prompt's end and begin the completion with it",
 )
 TWO_BOS = (
     "double BOS",

@@ -31,11 +31,12 @@ CONTENT = (
 )
 TYPE = np.dtype([("said", "<u8", 2), ("given", "<u8", 2), ("number", "<u8"), ("place", "<u4"), ("flags", "<u4")])
 UNTRAINED, LONG, TWO_BOS, NO_BOS, NO_END, MARKER = (1 << k for k in range(6))
-EARLIER, SINGLE, BLANK, NAMELESS, SAME, MOVED, ITSELF, LABEL, OTHER = (1 << k for k in range(6, 15))
+EARLIER, SINGLE, BLANK, NAMELESS, SAME, MOVED, ITSELF, LABEL, OTHER, SPACED = (1 << k for k in range(6, 16))
 """No token is trained; longer than max_length; two BOS; no BOS; an end that is not trained; a special token in the
 text; earlier answers that are not trained; one answer, not two; a picture of a single colour; a turn's name that the
 model is not shown; a pair whose answers are equal; an answer that was found again where it does stand; a text
-whose positive is itself; a label or score; one that is not the first record's."""
+whose positive is itself; a label or score; one that is not the first record's; a bare prompt that ends in a
+space."""
 _AT_ONCE = 1 << 13
 
 
@@ -131,6 +132,8 @@ class Looking:
             flags |= NAMELESS
         if fields.get("moved"):
             flags |= MOVED
+        if fields.get("spaced"):
+            flags |= SPACED
         if "rejected_ids" not in fields:
             flags |= SINGLE
         elif list(fields["rejected_ids"]) == list(row.input_ids):

@@ -4,7 +4,8 @@ Every row becomes token ids with a loss weight each: all of a plain text, only t
 `Row.fields` holds `kind` ("plain", "prompt", "chat", "choice", "preference") and, but for plain text, `prompt_ids`
 (what generation starts from; a prefix of `input_ids`) and `reference` (the answer's text as it is trained, without
 special tokens). `untrained` counts earlier answers of a conversation that its chat template writes otherwise than they
-were said, so that they are context only; `nameless` turns with a name that it does not show.
+were said, so that they are context only; `nameless` turns with a name that it does not show; `spaced` is there where
+a prompt without a template ends in a space.
 """
 
 from __future__ import annotations
@@ -179,7 +180,9 @@ class TextGeneration(Task):
         prompt = text_of(record, "prompt" if "prompt" in record else "text")
         if options.template and "{completion}" in options.template:
             before, after = options.template.split("{completion}", 1)
-            return self._bare(record, fill(before, record, text=prompt, prompt=prompt), answer, after, kind, tokenizer)
+            asked = before.rstrip(" ")  # a space that ends a prompt would be a token that no text has before a word
+            answer = before[len(asked) :] + answer
+            return self._bare(record, fill(asked, record, text=prompt, prompt=prompt), answer, after, kind, tokenizer)
         if options.template:
             prompt = fill(options.template, record, text=prompt, prompt=prompt)
         chat = bool(tokenizer.chat_template) if options.chat is None else options.chat
@@ -198,6 +201,8 @@ class TextGeneration(Task):
             tokenizer, [(prompt, 0.0), (answer + after, 1.0)], bos=first_token(tokenizer)
         )
         fields = {"kind": kind, "prompt_ids": ids[:start], "reference": answer.strip()}
+        if prompt.endswith(" "):
+            fields["spaced"] = True
         return Row(record.id, record.source, [*ids, end], [*weights, 1.0], fields=fields)
 
     def _chat(self, record: Record, messages: Any, tokenizer: Any, options: EncodeOptions, kind: str = "chat") -> Row:
