@@ -179,3 +179,26 @@ def test_the_page_of_recipes_writes_a_sequence(tmp_path):
     assert [s.name for s in stages] == ["account", "bills", "returns"]
     assert stages[1].data is not None and stages[1].data.replay == {"stages.account": 0.2}
     assert [s.start for s in stages] == ["base", "stages.account", "stages.bills"]
+
+
+def test_rows_of_the_last_stage_are_the_recipes_where_every_stage_has_its_own():
+    first = {"name": "domain", "methods": ["full"], "data": {"train": "texts.jsonl"}}
+    last = {"name": "task", "methods": ["lora"], "data": {"train": ["pairs.jsonl"], "max_length": 64}}
+    recipe = Recipe(model="nano", task="text-generation", data={"eval": "eval.jsonl"}, stages=[first, last])
+    assert (
+        [s.path for s in recipe.data.train]
+        == ["pairs.jsonl"]
+        == [s.path for s in recipe.data_for(recipe.stages[1]).train]
+    )
+    assert recipe.data_for(recipe.stages[1]).max_length == 64 and recipe.data.max_length == 1024
+    assert [s.path for s in recipe.data_for(recipe.stages[0]).train] == ["texts.jsonl"]
+    with pytest.raises(RecipeError, match="'train' is missing"):
+        Recipe(**{**TREE, "data": {"eval": "eval.jsonl"}, "stages": [{**first, "data": {"max_length": 9}}, last]})
+    both = Recipe(**{**TREE, "stages": [first, last]})
+    assert [s.path for s in both.data.train] == ["all.jsonl"]
+
+
+def test_a_fault_in_the_rows_of_the_last_stage_is_placed_there(tmp_path):
+    text = "model: nano\ntask: text-generation\nstages:\n  - name: one\n    methods: [lora]\n    data:\n"
+    with pytest.raises(RecipeError, match=re.escape("r.yaml:7: unknown key 'wieght'")):
+        written(tmp_path, text + "      train: [{path: a.jsonl, wieght: 2}]\n")

@@ -33,8 +33,9 @@ _HEAD = """\
 # The recipe
 
 The one file a user writes. Only `model`, `task`, `data.train` and `methods` (or `stages`, or `adapters`) must be
-there; a run writes every default into its own
-`recipe.yaml`. Unknown keys are errors. `tunewright schema` prints a JSON Schema, so that editors complete the file.
+there, and of stages that all name their own rows `data.train` may be left out: it is the last one's; a run writes every
+default into its own `recipe.yaml`. Unknown keys are errors. `tunewright schema` prints a JSON Schema, so that editors
+complete the file.
 
 - **Numbers** may be written `16k`, `2M`, `1e6`, `2e-4`, `10%` (k is a thousand).
 - **One thing or a list**: where a list is expected, one thing may stand alone.

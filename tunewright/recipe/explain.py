@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from tunewright.catalogue.annotations import inner_types
 from tunewright.catalogue.parameters import told
 from tunewright.errors import RecipeError, did_you_mean, nearest
+from tunewright.recipe.sequence import rows_are_of_last
 from tunewright.recipe.yaml_text import Document, Path
 
 _ELSEWHERE = {
@@ -235,12 +236,14 @@ def _line_number(place: str) -> int:
 
 
 def as_written(path: Path, document: Document) -> Path:
-    """Top-level `methods` and `budget` are checked as stage 0, and `test_time: [tent]` as its `adapt`: give the path
-    that the user wrote.
+    """Top-level `methods` and `budget` are checked as stage 0, `test_time: [tent]` as its `adapt`, rows of the last
+    stage as `data.train` where all stages have their own: give the path that the user wrote.
     """
     tree = document.tree
     if path[:2] == ("stages", 0) and isinstance(tree, dict) and "stages" not in tree and path[2:3]:
         return path[2:]
+    if path[:2] == ("data", "train") and isinstance(tree, dict) and rows_are_of_last(tree):
+        return ("stages", len(tree["stages"]) - 1, *path)
     given = tree.get("test_time") if isinstance(tree, dict) else None
     if path[:2] == ("test_time", "adapt") and given is not None and not (isinstance(given, dict) and "adapt" in given):
         return ("test_time", *path[2:]) if isinstance(given, list) else ("test_time",)

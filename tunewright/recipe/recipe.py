@@ -40,7 +40,7 @@ from tunewright.recipe.parts import (
     methods_alone,
 )
 from tunewright.recipe.schema import recipe_schema
-from tunewright.recipe.sequence import expanded
+from tunewright.recipe.sequence import expanded, with_rows_of_last
 from tunewright.recipe.stage import LONGEST_NAME, StageSpec
 from tunewright.recipe.tasks import SequenceSpec, TasksSpec
 from tunewright.recipe.uses import MethodUse
@@ -152,7 +152,7 @@ class Recipe(Spec):
     @classmethod
     def _one_stage(cls, value: Any) -> Any:
         if isinstance(value, dict) and isinstance(value.get("stages"), list):
-            value = {**value, "stages": expanded(value["stages"])[0]}
+            value = with_rows_of_last({**value, "stages": expanded(value["stages"])[0]})
         if not isinstance(value, dict) or not {"methods", "budget"} & value.keys():
             return value
         given = [k for k in ("methods", "budget") if k in value]

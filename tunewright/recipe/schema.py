@@ -73,6 +73,12 @@ def _point(node: Any) -> None:
         _point(child)
 
 
+_WITH_ROWS: dict[str, Any] = {
+    "anyOf": [{"required": ["tasks"]}, {"required": ["data"], "properties": {"data": {"required": ["train"]}}}]
+}
+"""What a recipe of one stage has beside its methods."""
+
+
 def with_adapters(schema: dict[str, Any], spec: type[BaseModel]) -> dict[str, Any]:
     """The schema of a recipe's file, which may list adapters (`spec`) in the place of `stages` or `methods`."""
     entry = copy.deepcopy(spec.model_json_schema(mode="validation"))
@@ -85,13 +91,11 @@ def with_adapters(schema: dict[str, Any], spec: type[BaseModel]) -> dict[str, An
         "items": {"$ref": f"#/$defs/{spec.__name__}"},
     }
     listed: dict[str, Any] = {"required": ["adapters"]}
-    ways = [{"required": ["stages"]}, {"required": ["methods"], "not": listed}, listed]
+    ways = [{"required": ["stages"]}, {"required": ["methods"], "not": listed, **_WITH_ROWS}, listed]
     return {
         **schema,
         "properties": {**schema["properties"], "adapters": adapters},
-        "required": [k for k in schema["required"] if k != "data"],
         "oneOf": ways,
-        "anyOf": [{"required": ["data"]}, listed],
         "$defs": defs,
     }
 
@@ -118,8 +122,9 @@ def recipe_schema(kind_of_recipe: type[BaseModel]) -> dict[str, Any]:
         stream["anyOf"] = [*_uses("adapt")["anyOf"], *(one for one in stream["anyOf"] if one.get("type") == "object")]
     schema["properties"]["task"]["enum"] = list(catalogue.tasks())
     schema["$defs"]["MeasureSpec"]["properties"]["metric"]["enum"] = ["auto", *catalogue.metrics()]
-    schema["required"] = [k for k in schema["required"] if k != "stages"]
-    schema["oneOf"] = [{"required": ["stages"]}, {"required": ["methods"]}]
+    schema["required"] = [k for k in schema["required"] if k not in ("stages", "data")]
+    del schema["$defs"]["DataSpec"]["required"]  # stages and tasks may bring their own rows
+    schema["oneOf"] = [{"required": ["stages"]}, {"required": ["methods"], **_WITH_ROWS}]
     for kind in ROOMS:
         schema.setdefault("$defs", {})[kind] = _use_schema(kind)
     return {

@@ -55,6 +55,27 @@ def expanded(stages: Sequence[Any]) -> tuple[list[Any], list[tuple[int, int | No
     return out, origins
 
 
+def with_rows_of_last(tree: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that names no training rows for all, and whose stages all name their own: the last one's are what it is
+    about, and are written as `data.train`.
+    """
+    if not rows_are_of_last(tree):
+        return tree
+    stages, own = tree["stages"], tree["stages"][-1]["data"]
+    rest = {k: v for k, v in own.items() if k != "train"}
+    last = {k: v for k, v in stages[-1].items() if k != "data"} | ({"data": rest} if rest else {})
+    return {**tree, "stages": [*stages[:-1], last], "data": {**(tree.get("data") or {}), "train": own["train"]}}
+
+
+def rows_are_of_last(tree: Mapping[str, Any]) -> bool:
+    """Whether the last stage's rows are those of `data.train`, since every stage of a recipe without it has its own."""
+    data, stages = tree.get("data"), tree.get("stages")
+    if not isinstance(data, Mapping | None) or (data or {}).get("train") is not None or not isinstance(stages, list):
+        return False
+    own = [stage.get("data") if isinstance(stage, Mapping) else None for stage in stages]
+    return bool(own) and all(isinstance(d, Mapping) and d.get("train") is not None for d in own)
+
+
 def _of(each: Mapping[str, Any], i: int) -> tuple[Any, str | None]:
     """The items and the start of an `each` that is a mapping."""
     again = each.get("start")
