@@ -57,7 +57,9 @@ def lines(points: list[Point], new: Point, text: str) -> float:
     at = []
     for share in shares:
         some = [p for p in points if p.share == share]
-        slope, start = linear_regression([math.log(p.tokens) for p in some], [math.log(getattr(p, text)) for p in some])
+        tokens, losses = [math.log(p.tokens) for p in some], [math.log(getattr(p, text)) for p in some]
+        flat = len(set(tokens)) == 1  # runs so short that they took as many tokens
+        slope, start = (0.0, sum(losses) / len(losses)) if flat else linear_regression(tokens, losses)
         at.append(math.exp(start + slope * math.log(new.tokens)))
     return float(np.interp(new.share, shares, at))
 
