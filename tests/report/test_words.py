@@ -4,7 +4,7 @@ import pytest
 
 from tests.report.example import make_example, of
 from tunewright.measure.intervals import Interval
-from tunewright.report import dial_words, summary, terminal, words
+from tunewright.report import dial_words, sentences, summary, terminal, words
 from tunewright.report.schema import Answer, Drift, Measured, Report, RunInfo, Strength, Target
 
 
@@ -76,7 +76,7 @@ def test_a_difference_without_ends_is_unclear() -> None:
 
 
 def test_the_headline_says_gain_loss_drift_and_cost() -> None:
-    gain, loss, drift, cost = words.headline(make_example())
+    gain, loss, drift, cost = sentences.headline(make_example())
     assert gain == "In this run exact match rose from 1.7 % to 75.8 %: +74.1 points, 95 % interval 68.6 to 79.6."
     assert loss.startswith("Loss on general rose from 3.11 to 3.69 nats per token: +0.58,")
     assert "drifted 1.52 nats per token" in drift and cost.startswith(
@@ -89,27 +89,27 @@ def test_this_run_is_not_said_of_an_interval_over_seeds() -> None:
     assert target is not None
     over_seeds = target.model_copy(update={"difference": of(0.7, 0.1, 8, "seed"), "after": of(0.7, 0.1, 8, "seed")})
     report = make_example(target=over_seeds, kept=[], drift=None)
-    assert not words.headline(report)[0].startswith("In this run")
-    assert words.what_intervals_mean(report) == "Intervals: 95 %, over training seeds."
-    assert "this run" in words.what_intervals_mean(make_example())
+    assert not sentences.headline(report)[0].startswith("In this run")
+    assert sentences.what_intervals_mean(report) == "Intervals: 95 %, over training seeds."
+    assert "this run" in sentences.what_intervals_mean(make_example())
 
 
 def test_nothing_gained_is_not_called_a_gain() -> None:
     target = Target(metric="accuracy", before=of(0.5, 0.1), after=of(0.5, 0.1), difference=of(0, 0), n=240)
     report = make_example(target=target, kept=[], drift=Drift(value=of(0, 0, 64, "sequence")))
-    assert words.headline(report)[:2] == [
+    assert sentences.headline(report)[:2] == [
         "In this run accuracy did not change: 50.0 %.",
         "The model's outputs did not move from its base's at all.",
     ]
     assert dial_words.dialled(report) == ""
     unclear = target.model_copy(update={"difference": of(0.02, 0.1)})
-    assert "no clear change" in words.headline(make_example(target=unclear))[0]
+    assert "no clear change" in sentences.headline(make_example(target=unclear))[0]
 
 
 def test_a_run_that_stopped_says_so_first() -> None:
     run = RunInfo(name="x", status="interrupted", stopped_in="train")
     target = Target(metric="accuracy", before=of(0.5, 0.1))
-    first, second = words.headline(Report(run=run, target=target))
+    first, second = sentences.headline(Report(run=run, target=target))
     assert "was interrupted in the phase 'train'" in first and "the tuned model was not measured" in second
 
 
@@ -138,42 +138,42 @@ def _classified(probe: float, half: float, fresh: bool = True) -> Report:
 
 
 def test_a_new_heads_gain_is_held_against_a_linear_probe() -> None:
-    first, second = words.headline(_classified(0.80, 0.04))[:2]
+    first, second = sentences.headline(_classified(0.80, 0.04))[:2]
     assert first == (
         "In this run accuracy is 89.0 %; a linear probe on the base's frozen features has 80.0 %, 9.0 points less "
         "(tuned minus probe, 95 % interval 5.0 to 13.0)."
     )
     assert second == "Before training, a head drawn at random gave 13.0 %."
-    assert "no clear difference" in words.headline(_classified(0.88, 0.04))[0]
-    assert "6.0 points more" in words.headline(_classified(0.95, 0.04))[0]
-    own = words.headline(_classified(0.80, 0.04, fresh=False))
+    assert "no clear difference" in sentences.headline(_classified(0.88, 0.04))[0]
+    assert "6.0 points more" in sentences.headline(_classified(0.95, 0.04))[0]
+    own = sentences.headline(_classified(0.80, 0.04, fresh=False))
     assert own[0].startswith("In this run accuracy rose from 13.0 %") and own[1].startswith(
         "A linear probe on the base"
     )
 
 
 def test_what_a_probe_gives_as_well_is_cautioned_about() -> None:
-    assert words.beneath_probe(_classified(0.80, 0.04)) == "" == words.beneath_probe(make_example())
-    assert "not shown to be better" in words.cautions(_classified(0.88, 0.04))[0]
-    assert "is worse than" in words.cautions(_classified(0.95, 0.04))[0]
+    assert sentences.beneath_probe(_classified(0.80, 0.04)) == "" == sentences.beneath_probe(make_example())
+    assert "not shown to be better" in sentences.cautions(_classified(0.88, 0.04))[0]
+    assert "is worse than" in sentences.cautions(_classified(0.95, 0.04))[0]
 
 
 def test_pictures_are_counted_as_images() -> None:
-    assert "31.2k training images" in words.headline(_classified(0.8, 0.04))[-1]
-    assert "31.2k training tokens" in words.headline(make_example())[-1]
+    assert "31.2k training images" in sentences.headline(_classified(0.8, 0.04))[-1]
+    assert "31.2k training tokens" in sentences.headline(make_example())[-1]
 
 
 def test_drift_is_in_what_is_compared() -> None:
     report = make_example()
     for task, scored in (("object-detection", "proposal"), ("image-segmentation", "pixel"), ("fill-mask", "token")):
         report.task = task
-        assert f"drifted 1.52 nats per {scored} from" in words.headline(report)[2]
+        assert f"drifted 1.52 nats per {scored} from" in sentences.headline(report)[2]
         assert any(line.note.startswith(f"nats per {scored}") for line in summary.lines(report) if line.kind == "drift")
 
 
 def test_few_rows_are_cautioned_about() -> None:
-    assert "Only 40 rows" in words.small_sample(make_example(target=Target(metric="accuracy", n=40)))
-    assert words.small_sample(make_example()) == ""
+    assert "Only 40 rows" in sentences.small_sample(make_example(target=Target(metric="accuracy", n=40)))
+    assert sentences.small_sample(make_example()) == ""
 
 
 def test_the_lines_come_in_order_and_know_their_fate() -> None:

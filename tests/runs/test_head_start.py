@@ -14,7 +14,7 @@ from tunewright import open_run
 from tunewright.finished.export import export
 from tunewright.measure import linear_probe
 from tunewright.pieces.heads import classifier_head, classifier_head_name
-from tunewright.report import summary, terminal, words
+from tunewright.report import sentences, summary, terminal
 from tunewright.runs import head_start
 from tunewright.runs.head_start import start_head, starts_from_probe, steadied
 from tunewright.runs.run import resume, run
@@ -108,7 +108,7 @@ def test_a_head_that_came_with_the_checkpoint_is_kept(tmp_path):
     done = run(small.write_recipe(tmp_path, **classifying.recipe()), tmp_path / "out", quiet=True)
     target = done.report.target
     assert not target.fresh_head and target.linear_probe.difference is not None
-    assert words.headline(done.report)[1].startswith("A linear probe on the base's frozen features has")
+    assert sentences.headline(done.report)[1].startswith("A linear probe on the base's frozen features has")
 
 
 @pytest.fixture(scope="module")
@@ -136,14 +136,14 @@ def test_every_report_has_the_probe_and_the_commonest_class(finished):
     for said in ("linear probe", "commonest class"):
         assert said in text and said in page
     assert "linear probe of the base" in repr(finished[0])
-    assert "a linear probe on the base's frozen features has" in words.headline(report)[0]
+    assert "a linear probe on the base's frozen features has" in sentences.headline(report)[0]
 
 
 def test_a_tuned_model_that_is_not_above_the_probe_is_cautioned_about(finished):
     report = finished[0].report
-    told = words.beneath_probe(report)
+    told = sentences.beneath_probe(report)
     assert bool(told) == (report.target.linear_probe.difference.low <= 0)
-    assert told == "" or told in words.cautions(report)[0]
+    assert told == "" or told in sentences.cautions(report)[0]
 
 
 def test_what_was_started_so_is_saved_and_served(finished, tmp_path):

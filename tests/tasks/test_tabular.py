@@ -36,7 +36,7 @@ from tunewright.planning.check import check_recipe
 from tunewright.planning.init import starter, write_recipe
 from tunewright.planning.init_tables import Said
 from tunewright.recipe import Recipe
-from tunewright.report import words
+from tunewright.report import sentences, words
 from tunewright.report.schema import Report
 from tunewright.runs.assemble import assemble
 from tunewright.runs.run import resume, run
@@ -221,9 +221,9 @@ def test_a_run_of_classes(place: Path) -> None:
     assert report.drift is not None and report.drift.measure == "1-cka"
     page = (place / "out" / "report.html").read_text()
     assert TREES in page and "roc auc" in page.lower()
-    told = words.beneath_trees(report)
+    told = sentences.beneath_trees(report)
     assert ("Gradient-boosted trees" in told) == (words.verdict(found) != "better") and (
-        not told or told in words.cautions(report)
+        not told or told in sentences.cautions(report)
     )
     export(place / "out", place / "model", quiet=True)
     made = layout_in(place / "model", CLASSES)

@@ -16,7 +16,7 @@ from tunewright.board.shell import href, paged, rendered
 from tunewright.errors import TunewrightError
 from tunewright.finished import folders, runs_page
 from tunewright.finished.folders import Held
-from tunewright.report import compare, figures, gate_lines, summary, words
+from tunewright.report import compare, figures, gate_lines, sentences, summary, words
 from tunewright.report.schema import Report
 from tunewright.report.terminal_cells import clean
 from tunewright.runs.folder import METRICS, RECIPE
@@ -94,11 +94,11 @@ def one(index: Index, name: str, run: Held, folder: Path) -> str:
     context: dict[str, Any] = {}
     if report is not None:
         context = {
-            "sentences": words.headline(report),
-            "cautions": words.cautions(report),
+            "sentences": sentences.headline(report),
+            "cautions": sentences.cautions(report),
             "gate": gate_lines.conditions(report.gate) if report.gate is not None else [],
             "lines": [(line, Markup(figures.strip(line))) for line in summary.lines(report)],
-            "meaning": words.what_intervals_mean(report),
+            "meaning": sentences.what_intervals_mean(report),
         }
     return rendered(
         "run.html",
@@ -133,7 +133,7 @@ def _report(index: Index, folder: Path, run: Held) -> tuple[Report | None, str]:
         return None, run.problem
     try:
         report = Report.load(folder)
-        words.headline(report)
+        sentences.headline(report)
     except TunewrightError as error:
         return None, run.problem or str(error)
     return report, run.problem

@@ -29,7 +29,7 @@ from tunewright.models.arguments import said_in
 from tunewright.models.generated import settle
 from tunewright.models.next_scale import PART
 from tunewright.recipe import Recipe
-from tunewright.report import summary, words
+from tunewright.report import sentences, summary, words
 from tunewright.report.schema import Report
 from tunewright.runs import intact
 from tunewright.tasks._features import features
@@ -234,11 +234,11 @@ def figures(report: Report, base: str) -> str:
     if rows:
         head = ["| | base | tuned | change | |", "| --- | --- | --- | --- | --- |"]
         parts += ["## What it gained and lost", "\n".join([*head, *rows])]
-        meaning = words.what_intervals_mean(report)
+        meaning = sentences.what_intervals_mean(report)
         parts += [meaning] if meaning else []
     spent = ", ".join(c for c in cost if c)
     parts += [f"Trained on {spent}."] if spent else []
-    return "\n\n".join([*parts, *(f"Note: {inline(n)}" for n in words.cautions(report))])
+    return "\n\n".join([*parts, *(f"Note: {inline(n)}" for n in sentences.cautions(report))])
 
 
 def _cell(value: str, ends: str) -> str:

@@ -25,6 +25,7 @@ from tunewright.report import (
     figures,
     gate_lines,
     prompts,
+    sentences,
     sequence_words,
     streamed,
     summary,
@@ -107,9 +108,9 @@ def html(
     shown, tally = _pick(answers, report)
     context = {
         "report": report,
-        "sentences": words.headline(report),
-        "meaning": words.what_intervals_mean(report),
-        "cautions": words.cautions(report),
+        "sentences": sentences.headline(report),
+        "meaning": sentences.what_intervals_mean(report),
+        "cautions": sentences.cautions(report),
         "gate": gate_lines.conditions(report.gate) if report.gate is not None else [],
         "lines": [(line, Markup(figures.strip(line))) for line in lines],
         "trades": [(Markup(wide), Markup(narrow)) for wide, narrow in figures.trades(report)],

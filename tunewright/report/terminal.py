@@ -13,7 +13,17 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tunewright.report import along_table, dial_words, gate_lines, prompts, sequence_table, streamed, summary, words
+from tunewright.report import (
+    along_table,
+    dial_words,
+    gate_lines,
+    prompts,
+    sentences,
+    sequence_table,
+    streamed,
+    summary,
+    words,
+)
 from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Answer, Report
 from tunewright.report.terminal_cells import STYLES, Cell, Numbers, Paragraph, clean, heading
@@ -150,11 +160,11 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
     """Everything in order, to be printed by any rich console."""
     parts: list[RenderableType] = []
     if report.run.status != "finished":
-        parts += [Paragraph(words.headline(report)[0], "yellow"), Text("")]
+        parts += [Paragraph(sentences.headline(report)[0], "yellow"), Text("")]
     table = changes(report)
     if table is not None:
         parts += [table, Text("")]
-        meaning = words.what_intervals_mean(report)
+        meaning = sentences.what_intervals_mean(report)
         parts += [Paragraph(meaning, "dim"), Text("")] if meaning else []
     parts += sequence_table.tables(report)
     parts += along_table.tables(report)
@@ -182,7 +192,7 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
         parts += [heading("Cost"), spent, Text("")]
     if report.gate is not None:
         parts += [heading("Gate"), *(Paragraph(clean(line)) for line in gate_lines.lines(report.gate)), Text("")]
-    cautions = words.cautions(report)
+    cautions = sentences.cautions(report)
     parts += [Paragraph(f"note: {clean(note)}", "yellow") for note in cautions]
     if cautions:
         parts.append(Text(""))
