@@ -11,7 +11,7 @@ from tunewright.catalogue.resolve import _broken, build
 from tunewright.contract.class_check import check_class
 from tunewright.contract.method import Method
 from tunewright.errors import MethodError, RecipeError
-from tunewright.recipe.parts import MethodUse
+from tunewright.recipe.uses import MethodUse
 
 
 def made(**body):

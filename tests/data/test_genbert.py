@@ -13,7 +13,7 @@ import pytest
 
 from tunewright.data.generators.genbert import EARLY, KINDS, LEAST, MONTHS, MOST, Rows, held_out, spaced
 from tunewright.data.read import read_all
-from tunewright.recipe.parts import Source
+from tunewright.recipe.source import Source
 
 COUNT = 400
 

@@ -21,7 +21,7 @@ from tunewright.data.read import read_all
 from tunewright.errors import DataError, RecipeError
 from tunewright.planning.check import check_recipe
 from tunewright.recipe import Recipe
-from tunewright.recipe.parts import Source
+from tunewright.recipe.source import Source
 from tunewright.runs.run import run
 from tunewright.tasks import get_task
 from tunewright.trials.trial_key import key_of

@@ -13,7 +13,7 @@ from tunewright.data.read import read_all
 from tunewright.data.task_file import fold_of
 from tunewright.errors import DataError, RecipeError
 from tunewright.recipe import Recipe
-from tunewright.recipe.parts import Source
+from tunewright.recipe.source import Source
 from tunewright.runs.run import run
 
 EXAMPLES: dict[str, Any] = {

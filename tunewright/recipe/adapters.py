@@ -20,11 +20,12 @@ from tunewright.recipe.explain import explain
 from tunewright.recipe.fields import Spec, Whole
 from tunewright.recipe.load import opened, parse
 from tunewright.recipe.overrides import override
-from tunewright.recipe.parts import Budget, Uses
 from tunewright.recipe.recipe import Recipe
 from tunewright.recipe.schema import with_adapters
 from tunewright.recipe.source import Sources
 from tunewright.recipe.stage import LONGEST_NAME, DataOverride, TrainOverride
+from tunewright.recipe.train_spec import Budget
+from tunewright.recipe.uses import Uses
 from tunewright.recipe.yaml_text import Document
 from tunewright.recipe.yaml_text import Path as Keys
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from tunewright.data.where import drawn, meant, said, value_of, wanted
 from tunewright.errors import DataError, RecipeError, did_you_mean
+from tunewright.recipe.data_spec import DataSpec
 from tunewright.recipe.naming import file_names, numbered, plain_name
-from tunewright.recipe.parts import DataSpec
 from tunewright.recipe.recurring import BlurredParts, Task, varying
 from tunewright.recipe.source import Source
 from tunewright.recipe.tasks import TasksSpec

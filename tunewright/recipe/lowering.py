@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from tunewright.data.where import said, value_of
 from tunewright.errors import RecipeError, TunewrightError
 from tunewright.recipe.cutting import ROLES, SHOWN, called, cut, in_order, in_rising_order, rows_of, source_names
+from tunewright.recipe.data_spec import DataSpec
 from tunewright.recipe.explain import explain
-from tunewright.recipe.parts import DataSpec
 from tunewright.recipe.recurring import Task, recurring
 from tunewright.recipe.source import Source
 from tunewright.recipe.stage import DataOverride

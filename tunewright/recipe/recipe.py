@@ -20,30 +20,23 @@ from pydantic import (
 
 from tunewright.errors import did_you_mean
 from tunewright.recipe import series, tables, trajectories, yaml_text
+from tunewright.recipe.data_spec import DataSpec, Keep
 from tunewright.recipe.explain import explain
 from tunewright.recipe.fields import Spec, as_list, problem
 from tunewright.recipe.gate import fault_of
 from tunewright.recipe.load import absolute_paths, load
 from tunewright.recipe.lowering import lower
+from tunewright.recipe.measure_spec import MeasureSpec, StreamSpec, methods_alone
+from tunewright.recipe.models import ModelSpec
 from tunewright.recipe.naming import PACK, called_twice, kept_names
 from tunewright.recipe.overrides import RENAMED
-from tunewright.recipe.parts import (
-    Budget,
-    DataSpec,
-    Keep,
-    MeasureSpec,
-    ModelSpec,
-    Source,
-    StreamSpec,
-    TrainSpec,
-    Uses,
-    methods_alone,
-)
 from tunewright.recipe.schema import recipe_schema
 from tunewright.recipe.sequence import expanded, with_rows_of_last
+from tunewright.recipe.source import Source
 from tunewright.recipe.stage import LONGEST_NAME, StageSpec
 from tunewright.recipe.tasks import SequenceSpec, TasksSpec
-from tunewright.recipe.uses import MethodUse
+from tunewright.recipe.train_spec import Budget, TrainSpec
+from tunewright.recipe.uses import MethodUse, Uses
 
 __all__ = [
     "Budget",

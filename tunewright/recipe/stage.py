@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer
 
+from tunewright.recipe.data_spec import DataSpec
 from tunewright.recipe.fields import Spec, Whole
-from tunewright.recipe.parts import Budget, DataSpec, Place, TrainSpec, Uses
+from tunewright.recipe.models import Place
+from tunewright.recipe.train_spec import Budget, TrainSpec
+from tunewright.recipe.uses import Uses
 
 LONGEST_NAME = 200
 """Letters of a name that is a folder's: a disk takes 255, and a number or a process is written behind it at times."""

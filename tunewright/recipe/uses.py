@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import (
+    BeforeValidator,
     Field,
     GetJsonSchemaHandler,
     JsonValue,
@@ -18,7 +19,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from tunewright.errors import RecipeError
-from tunewright.recipe.fields import Spec, problem
+from tunewright.recipe.fields import Spec, as_list, problem
 
 
 class MethodUse(Spec):
@@ -102,3 +103,7 @@ def use_of(text: str, where: str) -> MethodUse:
     use = MethodUse(name=name, params=params)
     use._place = where
     return use
+
+
+Uses = Annotated[list[MethodUse], BeforeValidator(as_list)]
+"""Methods in order; one may stand alone."""

@@ -22,7 +22,7 @@ from tunewright.errors import Interrupted
 from tunewright.loading import builtin
 from tunewright.loading.new_tokenizer import train_tokenizer
 from tunewright.recipe import Recipe
-from tunewright.recipe.parts import Source
+from tunewright.recipe.source import Source
 from tunewright.runs import stages
 from tunewright.tasks import get_task
 
