@@ -129,6 +129,24 @@ def test_ranpacs_lambda_is_the_one_that_misses_held_out_rows_least():
     assert best_ridge(h[:4], y[:4]) == 1.0
 
 
+def test_ranpacs_lambda_is_weighed_with_the_sums_of_earlier_tasks():
+    g = torch.Generator().manual_seed(1)
+    way = torch.randn(40, 2, generator=g)
+    h = torch.randn(60, 40, generator=g).relu().double()
+    y = torch.eye(2)[(h.float() @ way).argmax(-1)].double()
+    before, said = h[:40], torch.eye(2)[torch.randint(0, 2, (40,), generator=g)].double()  # as many rows as features
+    gram, products = before.T @ before, before.T @ said
+    held = torch.arange(20) % 5 == 4
+    new, wanted = h[40:], y[40:]
+    misses = []
+    for ridge in RIDGES:
+        A = gram + new[~held].T @ new[~held] + ridge * torch.eye(40).double()
+        w = np.linalg.solve(A.numpy(), (products + new[~held].T @ wanted[~held]).numpy())
+        misses.append(float(((new[held].numpy() @ w - wanted[held].numpy()) ** 2).mean()))
+    chosen = best_ridge(new.float(), wanted.float(), gram, products)
+    assert chosen == RIDGES[int(np.argmin(misses))] and chosen != best_ridge(new.float(), wanted.float())
+
+
 def test_what_cannot_be_is_refused():
     for name, method in ((CIL, SimpleCILAdam()), (PAC, RanPAC(projections=8))):
         with pytest.raises(MethodError, match="does not serve the task text-generation"):
