@@ -209,12 +209,9 @@ def _between(name: str, bounded: Bounded) -> Bounds:
 def _judge_gain(comparison: Comparison, bounded: Bounded) -> None:
     race = comparison.race
     gains = {a.name: [r.gain for r in a.runs] for a in comparison.arms if a.dropped is None and not a.joint}
-    if race is None:
-        against = compare_with_best(gains, bounded.difference)
-    else:
-        against = compare_with_best(
-            gains, bounded.difference, far=race.looks[-1].limit, least=one_row(comparison.unit, comparison.evaluated)
-        )
+    least = one_row(comparison.unit, comparison.evaluated)  # seeds that differ by as many rows are no certainty
+    far = race.looks[-1].limit if race is not None else None
+    against = compare_with_best(gains, bounded.difference, far=far, least=least)
     for arm in [a for a in comparison.arms if not a.joint]:
         gone = arm.dropped
         arm.against = against[arm.name] if gone is None else Against(word="behind the best", difference=gone.difference)

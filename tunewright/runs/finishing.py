@@ -169,6 +169,14 @@ def _notes(work: Work) -> list[str]:
                 f"{whose} ended where it began: no evaluation was told from its start (train.keep_best): give "
                 "data.validation more rows, train longer, or, where their loss rose, write a smaller learning rate"
             )
+        if outcome.unmoved:
+            whose = "the run" if len(work.session.stages) == 1 else f"stage {part.spec.name}"
+            named = ", ".join(f"'{use.name}'" for use in part.spec.methods)
+            notes.insert(
+                0,
+                f"{whose} learnt nothing: the gradient was zero at every step. A loss without a graph, weights of zero "
+                f"and a `gradient` that gives nothing do that: look at what {named} does to them",
+            )
         # what a listener or a signal ended was not planned so short
         ended = outcome.ended_by in ("tokens", "epochs", "flops", "seconds") and not part.picks
         if ended and (few := few_steps(outcome.steps, outcome.tokens, part.spec.budget, part.train)):

@@ -291,6 +291,8 @@ class TrainingOutcome:
     """Method -> the figures that it found out (`contract.found.Found`, as JSON)."""
     streamed: dict[str, dict[str, float]] = field(default_factory=dict)
     """Streamed source -> what was read of it (`Cursor.streamed`)."""
+    unmoved: bool = False
+    """Whether what trains had a gradient of zero at every step."""
 
 
 def run_stage(
@@ -338,6 +340,7 @@ def steps_of(
         flops=loop.flops,
         found={b.name: asdict(f) for b in methods if (f := _found(b)) is not None},
         streamed=stage.rows.streamed() if isinstance(stage.rows, Cursor) else {},
+        unmoved=bool(loop.step_number) and not loop.pulled and not any(methods.on(s) for s in ("step", "update")),
     )
 
 

@@ -26,6 +26,7 @@ def state_of(loop: Any) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         "trained_tokens": loop.trained_tokens,
         "seconds": loop.seconds,
         "flops": loop.flops,
+        "pulled": loop.pulled,
         "micro_tokens": loop.micro_tokens,
         "redraw_every": loop.redraw_every,
         "splits": {str(k): v for k, v in loop.stage.splits.items()},
@@ -60,6 +61,7 @@ def restore(loop: Any, saved: Mapping[str, Any], tensors: Mapping[str, Mapping[s
     loop.step_number, loop.tokens = saved["step"], saved["tokens"]
     loop.trained_tokens, loop.seconds = saved["trained_tokens"], saved["seconds"]
     loop.flops = saved.get("flops", 0.0)  # checkpoints of before it was counted have none
+    loop.pulled = saved.get("pulled", True)
     loop.micro_tokens, loop.redraw_every = saved["micro_tokens"], saved["redraw_every"]
     loop.stage.splits.update({int(k): v for k, v in saved["splits"].items()})
     loop.stage.rows.restore(saved["rows"])

@@ -65,6 +65,7 @@ def apply(loop: Any, factor: float | Mapping[str, float], record: dict[str, Any]
     parameters = loop.trained.parameters()
     norm = divided.clip(loop, loop.spec.max_grad_norm or math.inf)
     record["grad_norm"] = norm
+    loop.pulled = loop.pulled or norm > 0 or not parameters
     if not math.isfinite(norm):
         raise NonFiniteError(
             f"the gradient of '{divided.not_finite(loop)}' is not finite",

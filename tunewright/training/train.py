@@ -52,6 +52,7 @@ class Loop:
         self.adapted, self.methods = stage.adapted, stage.methods
         self.step_number, self.tokens, self.trained_tokens, self.seconds = 0, 0, 0, 0.0
         self.flops = 0.0
+        self.pulled = False  # whether any step had a gradient that is not zero
         self.micro_tokens: int | None = stage.spec.micro_tokens
         self.done: dict[str, Any] = {}  # the record of the latest step
         self.averaged: dict[str, Tensor] | None = None
