@@ -14,7 +14,6 @@ from tunewright.methods.objectives.stablemax import StableMax
 from tunewright.recipe import Recipe
 from tunewright.runs.run import run as launch
 
-
 STAGE = {"name": "task", "methods": ["full", "stablemax"], "budget": {"steps": 2}}
 
 

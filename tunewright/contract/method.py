@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tunewright.contract.candidates import Candidates as Candidates
 from tunewright.contract.found import Found
 from tunewright.contract.left import Earlier
+from tunewright.contract.raised import pass_on
 from tunewright.contract.returned import check_returned, place, told
 from tunewright.contract.slot import SLOTS
 from tunewright.contract.state import State as State
@@ -318,17 +319,23 @@ class Needs:
 
 def call(method: Method, slot: str, named: str = "", /, **offered: Any) -> Any:
     """Call a method's slot function with those of the offered arguments that it names. `named`: the method in the
-    recipe. MethodError where it gives what the slot does not take.
+    recipe. MethodError where it gives what the slot does not take, and where a method of somebody's own raises.
     """
-    function = getattr(method, slot)
-    given = function(**{n: offered[n] for n in arguments(type(method), slot)})
+    function, takes = getattr(method, slot), arguments(type(method), slot)
+    try:
+        given = function(**{n: offered[n] for n in takes})
+    except Exception as error:
+        pass_on(error, method, slot, named)
     check_returned(type(method), slot, given, named, offered)
     return given
 
 
 def begun(method: Method, run: Setup, named: str = "") -> State:
-    """What a method's `setup` gives. MethodError where it gives no State."""
-    state = method.setup(run)
+    """What a method's `setup` gives. MethodError where it gives no State, or a method of somebody's own raises."""
+    try:
+        state = method.setup(run)
+    except Exception as error:
+        pass_on(error, method, "setup", named)
     if not isinstance(state, State):
         raise MethodError(
             f"'{named or type(method).__name__}' gave {told(state)} as its state",

@@ -61,7 +61,8 @@ def apply(loop: Any, factor: float | Mapping[str, float], record: dict[str, Any]
             plan=loop.plan,
         )
         for n, leaf in loop.trained.parameters().items():
-            leaf.grad = changed.get(n)
+            gradient = changed.get(n)
+            leaf.grad = gradient if gradient is None else gradient.to(leaf.dtype)
     parameters = loop.trained.parameters()
     norm = divided.clip(loop, loop.spec.max_grad_norm or math.inf)
     record["grad_norm"] = norm

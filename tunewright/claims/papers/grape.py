@@ -86,7 +86,8 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
         arm = "grape" if name == "grape" else "random"
         judged = {"metric": "pair_accuracy", "rows": ASKED * len(AUTHORS)}
         record = run.trial(arm, seed, data=data, budget={"tokens": TOKENS}, evaluation=judged)
-        each = record.rows.values.reshape(ASKED, len(AUTHORS))
-        found |= {"base": float((each - record.rows.gains.reshape(each.shape)).mean(0).max())}
+        asked = len(record.rows.values) // len(AUTHORS)  # fewer than ASKED in a run that is cut short
+        each, gains = (v[: asked * len(AUTHORS)].reshape(asked, -1) for v in (record.rows.values, record.rows.gains))
+        found |= {"base": float((each - gains).mean(0).max())}
         found |= {name: float(each.mean(0).max())}
     return found
