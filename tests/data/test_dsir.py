@@ -121,6 +121,14 @@ def test_short_records_and_shapes():
     assert len(DSIR(keep=0.5).select(records([*BANK, *RIVER]), records(BANK, "t"), random.Random(0)).indices) == 4
 
 
+def test_a_target_without_one_word_of_the_records_is_refused_though_buckets_meet():
+    pool = records([f"pool{i} word{i}" for i in range(400)])
+    aim, few = [f"aim{i} goal{i}" for i in range(400)], DSIR(keep=5, buckets=100)
+    with pytest.raises(DataError, match="nothing in common"):
+        few.select(pool, records(aim, "t"), random.Random(0))
+    assert len(few.select(pool, records([*aim, "word7"], "t"), random.Random(0)).indices) == 5
+
+
 def test_records_without_words_are_refused():
     with pytest.raises(DataError, match="target's records hold no words"):
         DSIR().select(records(BANK), [Record({"label": 1}, id="x")], random.Random(0))

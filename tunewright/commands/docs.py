@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -112,7 +113,15 @@ def _default(field: FieldInfo) -> str:
 
 def _example(name: str, field: FieldInfo) -> str:
     value = (field.examples or [None])[0]
-    return f"`{name}: {value if isinstance(value, str) else json.dumps(value)}`"
+    return f"`{name}: {value if isinstance(value, str) and _stands_bare(value) else json.dumps(value)}`"
+
+
+def _stands_bare(value: str) -> bool:
+    """Whether a text may be written into a recipe without quotes."""
+    try:
+        return bool(yaml.safe_load(f"key: {value}") == {"key": value}) or value == str(yaml.safe_load(value))
+    except yaml.YAMLError:
+        return False
 
 
 def _row(name: str, field: FieldInfo) -> str:

@@ -193,8 +193,8 @@ class DataSpec(Spec):
 
     @property
     def takes_text(self) -> bool:
-        """Whether the template, where there is one, says where something of a row goes."""
-        return self.template is None or bool(re.search(r"\{\w+\}", self.template))
+        """Whether the template, where there is one, says where something of what a row asks goes."""
+        return self.template is None or bool(re.search(r"\{(?!completion\})\w+\}", self.template))
 
 
 class Keep(Spec):

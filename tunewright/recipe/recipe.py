@@ -207,7 +207,7 @@ class Recipe(Spec):
             if data is not None and not data.takes_text and self.task != _SHOWS:
                 raise problem(
                     "the template does not say where the row's text goes",
-                    "put {text} in it, as in 'Question: {text}'",
+                    "put {text} in it: template: 'Question: {text}'",
                     (*place, "template"),
                 )
         return self

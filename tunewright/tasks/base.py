@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from string import Formatter
 from typing import Any
 
 import torch
@@ -39,8 +41,27 @@ def epochs_of(rows: Sequence[Row], epochs: Sequence[int] | None) -> list[int]:
     return list(epochs)
 
 
-def fill(template: str, record: Record, **extra: Any) -> str:
-    """The recipe's template with a row's columns in it. RowProblem where it names what the row does not have."""
+@lru_cache
+def named_in(template: str) -> frozenset[str]:
+    """The columns that a template names; none of one that cannot be read."""
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(template) if field]
+    except ValueError:
+        return frozenset()
+    return frozenset(re.split(r"[.\[]", field, maxsplit=1)[0] for field in fields)
+
+
+def fill(template: str, record: Record, *, answers: Collection[str] = (), **extra: Any) -> str:
+    """The recipe's template with a row's columns in it. RowProblem where it names what the row does not have, or what
+    is to be answered (`answers`): the model would be told it.
+    """
+    if told := named_in(template) & set(answers):
+        name = "{" + min(told) + "}"
+        raise RowProblem(
+            "template",
+            f"data.template writes the answer, {name}, into what the model is asked",
+            f"take {name} out of it",
+        )
     try:
         return template.format(**{**record, **extra})
     except (KeyError, IndexError, ValueError, AttributeError) as error:

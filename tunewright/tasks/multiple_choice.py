@@ -50,7 +50,7 @@ class MultipleChoice(Task):
         names, labels = _choices(record)
         right = _answer(record, names, labels)
         if options.template:
-            question = fill(options.template, record, text=question)
+            question = fill(options.template, record, answers=ANSWERS, text=question)
         first, begin = question, str(record.get("sent2") or "")
         if passage := next((record[c] for c in PASSAGES if record.get(c)), None):
             first, begin = str(passage), question

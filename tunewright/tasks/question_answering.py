@@ -179,7 +179,7 @@ def _read(record: Record, tokenizer: Any, options: EncodeOptions) -> _Given:
     if not getattr(tokenizer, "is_fast", False):
         what = f"{type(tokenizer).__name__} does not say which characters a piece stands for"
         raise RowProblem("tokenizer", what, "take a model with a fast tokenizer (tokenizer.json)")
-    asked = fill(options.template, record, text=question) if options.template else question
+    asked = fill(options.template, record, answers=("answers",), text=question) if options.template else question
     return record, asked, context, answers_of(record, context)
 
 

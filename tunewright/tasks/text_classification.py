@@ -19,6 +19,9 @@ from tunewright.tasks._pooled import classifier_outputs
 from tunewright.tasks._segments import ids_of
 from tunewright.tasks.base import epochs_of, fill, label_id, pad
 
+ANSWERS = ("label", "labels", "score", "completion")
+"""Columns that say what is right, which a template may not show."""
+
 
 class TextClassification(Task):
     """`label` is a name or an id of `options.labels`. `Row.fields["reference"]` is the label's name."""
@@ -40,7 +43,7 @@ class TextClassification(Task):
                 "fill it in, or name its column in the source: columns: {text: your_column}",
             )
         if options.template:
-            text = fill(options.template, record, text=text)
+            text = fill(options.template, record, answers=ANSWERS, text=text)
         label, fields = self.target(record, options)
         ids = ids_of(tokenizer, text, special=True)
         return Row(record.id, record.source, ids, [1.0], label, fields)

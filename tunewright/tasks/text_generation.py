@@ -28,6 +28,9 @@ from tunewright.tasks._turns import parsed_tools
 from tunewright.tasks._units import Encoded
 from tunewright.tasks.base import epochs_of, fill, is_missing, label_id, pad
 
+ANSWERS = {"prompt": ("completion",), "choice": ("label",), "preference": ("chosen", "rejected")}
+"""Kind of row -> the columns of its answer, which what is asked may not show."""
+
 
 class TextGeneration(Task):
     """Next-token prediction. Packs where the model's attention can."""
@@ -182,9 +185,10 @@ class TextGeneration(Task):
             before, after = options.template.split("{completion}", 1)
             asked = before.rstrip(" ")  # a space that ends a prompt would be a token that no text has before a word
             answer = before[len(asked) :] + answer
-            return self._bare(record, fill(asked, record, text=prompt, prompt=prompt), answer, after, kind, tokenizer)
+            asked = fill(asked, record, answers=ANSWERS.get(kind, ()), text=prompt, prompt=prompt)
+            return self._bare(record, asked, answer, after, kind, tokenizer)
         if options.template:
-            prompt = fill(options.template, record, text=prompt, prompt=prompt)
+            prompt = fill(options.template, record, answers=ANSWERS.get(kind, ()), text=prompt, prompt=prompt)
         chat = bool(tokenizer.chat_template) if options.chat is None else options.chat
         if not chat:
             return self._bare(record, prompt, answer, "", kind, tokenizer)

@@ -74,6 +74,28 @@ class Grams:
         return found
 
 
+class _Words:
+    """Whether texts hold any word of those that were seen before: buckets cannot tell, since words share them."""
+
+    def __init__(self) -> None:
+        self.found, self._known, self._looks = False, np.zeros(0, np.uint64), False
+
+    def see(self, texts: Sequence[str]) -> None:
+        """Remember the texts' words or, once there is something to find, look for one that is known."""
+        if self.found:
+            return
+        keys = np.unique(tokens(texts).runs(1)[0])
+        if self._looks:
+            self.found = bool(np.isin(keys, self._known, assume_unique=True).any())
+        else:
+            self._known = np.union1d(self._known, keys)
+
+    def to_find(self) -> _Words:
+        """Itself, from now on looking for what it knows."""
+        self._looks = True
+        return self
+
+
 def log_ratio(target: np.ndarray, raw: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
     """log(p + 1e-8) - log(q + 1e-8) of two vectors of counts; `smoothing` is added to each of the target's."""
     p, q = target + smoothing, raw / raw.sum()
@@ -107,11 +129,12 @@ class DSIR(Method):
 
     papers: ClassVar[tuple[str, ...]] = ("dsir",)
 
-    def _counted(self, records: Iterable[Record], what: str, grams: Grams) -> np.ndarray:
-        """[buckets] counts over all records."""
+    def _counted(self, records: Iterable[Record], what: str, grams: Grams, seen: _Words) -> np.ndarray:
+        """[buckets] counts over all records, whose words are shown to `seen`."""
         total = np.zeros(self.buckets)
         for _, texts in in_batches(records):
             total += np.bincount(grams.of(texts)[0], minlength=self.buckets)
+            seen.see(texts)
         if not total.any():
             raise DataError(
                 f"the {what} hold no words", remedy="dsir reads text: give rows with text, prompt or messages"
@@ -120,9 +143,10 @@ class DSIR(Method):
 
     def select(self, records: Sequence[Record], target: Sequence[Record], rng: random.Random) -> Selected:
         grams = Grams(self.ngrams, self.buckets)
-        like = self._counted(target, "target's records", grams)
-        raw = self._counted(records, "records to choose from", grams)
-        if not (like * raw).any():
+        words = _Words()
+        like = self._counted(target, "target's records", grams, words)
+        raw = self._counted(records, "records to choose from", grams, words.to_find())
+        if not words.found:
             raise DataError(
                 "the target's records and those to choose from have nothing in common: not one word",
                 remedy="give a target in the language and the shape of the rows",
