@@ -12,7 +12,7 @@ from tunewright.contract.batch import Row
 from tunewright.contract.records import Record
 from tunewright.contract.task import EncodeOptions
 from tunewright.data.check import check, write_clean
-from tunewright.data.dataset import labels_of
+from tunewright.data.labels import labels_of
 from tunewright.data.read import read_all
 from tunewright.data.shapes import columns_of, recognise
 from tunewright.data.view import coloured, one_a_source, token_view

@@ -111,6 +111,14 @@ def test_classes_of_numbers_with_a_point_are_the_values():
     assert [label_id(x, ("1", "2")) for x in (1.0, 2.0, 1, "2")] == [0, 1, 0, 1]
 
 
+def test_what_no_row_can_have_is_no_class():
+    values = (0, 1, None, "", " ", 2.5, math.nan, "two")
+    assert discover_labels([record(label=x) for x in values]) == ("0", "1", "two")
+    with pytest.raises(RowProblem, match="the label is empty"):
+        label_id(" ", ("0", "two"))
+    assert label_id("", ("", "two")) == 0
+
+
 def test_labels_are_discovered_in_a_fixed_order():
     assert discover_labels([record(label=x) for x in (1, -1, 0)]) == ("0", "1")
     assert discover_labels([record(label=x) for x in ("b", "a", None, "b")]) == ("a", "b")

@@ -18,7 +18,7 @@ from tests import architectures
 from tunewright.conformance.task_regions import CLASSES, segformer
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions
-from tunewright.data.dataset import labels_of
+from tunewright.data.labels import labels_of
 from tunewright.data.read import read_all
 from tunewright.data.truncate import trained_tokens
 from tunewright.data.view import token_view

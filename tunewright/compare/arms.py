@@ -201,27 +201,28 @@ def parse_budget(text: str | None, recipe: Recipe) -> Budget:
         return recipe.stages[0].budget
     kind, _, amount = text.partition("=")
     value = parse_number(amount) if amount else None
-    if kind not in Budget.model_fields or value is None:
-        raise RecipeError(
-            f"'{text}' is no budget",
-            where="--budget",
-            remedy=f"write KIND=AMOUNT, as tokens=200k; kinds: {', '.join(Budget.model_fields)}",
-        )
-    return Budget.model_validate({kind: value})
+    if kind in Budget.model_fields and value is not None:
+        return _valid({kind: value}, text, "--budget", "KIND=AMOUNT, as tokens=200k")
+    raise _no_budget(f"'{text}' is no budget", "--budget", "KIND=AMOUNT, as tokens=200k")
 
 
 def given_budget(budget: str | Mapping[str, Any] | None, recipe: Recipe) -> Budget:
     """A budget from Python: as on the command line, or {"tokens": 200_000}; none: the recipe's own."""
     if budget is None or isinstance(budget, str):
         return parse_budget(budget, recipe)
+    return _valid(dict(budget), repr(dict(budget)), "budget", '{"tokens": 200_000}')
+
+
+def _valid(given: Mapping[str, Any], said: str, where: str, form: str) -> Budget:
     try:
-        return Budget.model_validate(dict(budget))
+        return Budget.model_validate(given)
     except ValidationError as e:
-        raise RecipeError(
-            f"{dict(budget)!r} is no budget: {e.errors()[0]['msg']}",
-            where="budget",
-            remedy=f'write {{"tokens": 200_000}}; kinds: {", ".join(Budget.model_fields)}',
-        ) from e
+        what = str(e.errors()[0]["msg"]).replace("Input should", "an amount should")
+        raise _no_budget(f"{said} is no budget: {what}", where, form) from e
+
+
+def _no_budget(what: str, where: str, form: str) -> RecipeError:
+    return RecipeError(what, where=where, remedy=f"write {form}; kinds: {', '.join(Budget.model_fields)}")
 
 
 def check_stages(recipe: Recipe, arms: Sequence[ComparedArm], *, race: bool = False) -> None:

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import torch
 
 from tunewright.contract.returned import place
 from tunewright.errors import MethodError
 
-if TYPE_CHECKING:
-    from tunewright.contract.method import Method
-
 OURS = "tunewright"
 SHOWN = 300
 
 
-def pass_on(error: Exception, method: Method, slot: str, named: str) -> NoReturn:
+def pass_on(error: Exception, method: object, slot: str, named: str) -> NoReturn:
     """Raise what a method's slot function raised: as a MethodError where the method is somebody's own, and the error
     neither ours nor memory that ended, which others wait for.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -16,21 +16,19 @@ import numpy as np
 
 from tunewright.contract.batch import Row
 from tunewright.contract.record_change import RecordChange
-from tunewright.contract.records import Problem, RowProblem, refuse
+from tunewright.contract.records import Problem, refuse
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import sets, store
 from tunewright.data.encode import encode_all
 from tunewright.data.facts import Facts
 from tunewright.data.order import Cursor, natural_shares, sizes, with_replay
 from tunewright.data.read import Place, SourceLike, locate, read_lazily
-from tunewright.data.shapes import named_for
 from tunewright.data.streaming import HEAD, WINDOW, Stream
 from tunewright.data.where import wanted
 from tunewright.errors import DataError
 from tunewright.files.cache import passing_folder
 from tunewright.files.stamp import sample, stamp
 from tunewright.machine import going, installed
-from tunewright.tasks.base import discover_labels, is_missing, label_name
 
 log = logging.getLogger(__name__)
 
@@ -188,57 +186,6 @@ def cursor(
     return Cursor(
         parts, shares, seed=seed, batch_tokens=batch_tokens, shuffle=shuffle, epochs=epochs, replayed=replayed
     )
-
-
-def labels_of(sources: Sequence[SourceLike], base: Path | str = ".", task: Task | None = None) -> tuple[str, ...]:
-    """Class names of labelled sources, in the order of their ids, as a task (none: a column `label`) finds them."""
-    records = (r for s in sources for r in read_lazily(s, base).records)
-    labels = discover_labels(records, (task or Task()).label_values)
-    if not labels:
-        if task is not None and task.reads_files and task.per_token:
-            _refuse_unread(sources, base, task)
-        _refuse_columns(sources, base)
-        raise DataError(
-            "no row has a label",
-            where=", ".join(s.path for s in sources),
-            remedy=(named_for(task.name) if task is not None else "")
-            or "name the column: columns: {label: your_column}",
-        )
-    return labels
-
-
-def _refuse_columns(sources: Sequence[SourceLike], base: Path | str) -> None:
-    """The problem of a source none of whose rows can be read for what its `columns` say; nothing where none is."""
-    for source in (s for s in sources if s.columns):
-        read = read_lazily(source, base)
-        if next(iter(read.records), None) is None and read.problems:
-            raise as_written(read.problems[0], source).error()
-
-
-def _refuse_unread(sources: Sequence[SourceLike], base: Path | str, task: Task) -> None:
-    """What is wrong with the first row of sources whose labels stand in other files; nothing where nothing is."""
-    first = next((r for s in sources for r in read_lazily(s, base).records), None)
-    if first is None:
-        return
-    try:
-        task.encode(first, None, EncodeOptions(labels=("0", "1")))
-    except RowProblem as problem:
-        raise problem.at(first.where).error() from None
-
-
-def unlearnt(train: Sequence[SourceLike], judged: Sequence[SourceLike], base: Path | str, task: Task) -> list[str]:
-    """Labels of rows that are judged which no training row has. Reads these only until each label was found."""
-
-    def names(source: SourceLike) -> Iterator[str]:
-        for record in read_lazily(source, base).records:
-            yield from (label_name(v) for v in task.label_values(record) if not is_missing(v))
-
-    new = {name for source in judged for name in names(source)}
-    for name in (name for source in train for name in names(source)):
-        new.discard(name)
-        if not new:
-            break
-    return sorted(new)
 
 
 def refuse_nothing(name: str, counts: Mapping[str, int], options: EncodeOptions) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.contract.task import Task
-from tunewright.data.dataset import labels_of
+from tunewright.data.labels import labels_of
 from tunewright.errors import DataError, FolderError, RecipeError, did_you_mean
 from tunewright.measure._mode import device_of
 from tunewright.measure.asking import check_answers

@@ -17,8 +17,8 @@ from tunewright.contract.record_change import RecordChange, chained, record_chan
 from tunewright.contract.records import Problem
 from tunewright.contract.task import EncodeOptions
 from tunewright.data.check import CheckReport, Notice, SourceReport, check, write_clean
-from tunewright.data.dataset import labels_of
 from tunewright.data.facts import SINGLE
+from tunewright.data.labels import labels_of
 from tunewright.errors import DataError
 from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Reading, reading

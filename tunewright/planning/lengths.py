@@ -130,7 +130,8 @@ class _Lengths:
 
 def _lengths(recipe: Recipe) -> _Lengths:
     """The rows of a recipe, encoded."""
-    from tunewright.data.dataset import build, labels_of
+    from tunewright.data.dataset import build
+    from tunewright.data.labels import labels_of
     from tunewright.files.cache import cache_folder
     from tunewright.loading.load import reading
     from tunewright.loading.options import options_of

@@ -16,7 +16,8 @@ from tunewright.contract.pairs import PairRows, read_in_pairs
 from tunewright.contract.record_change import RecordChange, chained, record_change, stand_ins
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.caution import of_data
-from tunewright.data.dataset import Dataset, build, labels_of
+from tunewright.data.dataset import Dataset, build
+from tunewright.data.labels import labels_of
 from tunewright.data.streaming import WINDOW
 from tunewright.errors import MethodError
 from tunewright.files.cache import cache_folder

@@ -15,7 +15,7 @@ from typing import Any
 
 from tunewright.contract.records import lone_surrogate
 from tunewright.contract.task import Task
-from tunewright.data.dataset import labels_of
+from tunewright.data.labels import labels_of
 from tunewright.data.read import read_lazily
 from tunewright.errors import FolderError
 from tunewright.files.cache import cache_folder, passing_folder, write_json, written_aside

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tunewright.contract.task import EncodeOptions, Task
-from tunewright.data.dataset import unlearnt
+from tunewright.data.labels import shares_label, unlearnt
 from tunewright.data.problem_type import problem_type
 from tunewright.errors import DataError
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
@@ -106,10 +106,26 @@ def told_by_rows(recipe: Recipe, task: Task) -> list[str]:
     teaches.
     """
     learnt = [source for stage in recipe.stages for source in recipe.data_for(stage).train]
+    told = [*_problem(recipe, task), *_strange_tasks(recipe, task)]
     if task.labelled and recipe.data.eval and (new := unlearnt(learnt, recipe.data.eval, recipe.base, task)):
         named = ", ".join(repr(n) for n in new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
-        return [*_problem(recipe, task), f"no training row has the label {named}, and eval rows have: it is not learnt"]
-    return _problem(recipe, task)
+        told.append(f"no training row has the label {named}, and eval rows have: it is not learnt")
+    return told
+
+
+def _strange_tasks(recipe: Recipe, task: Task) -> list[str]:
+    """What to say of tasks of a sequence that are measured on other classes than they teach."""
+    if not task.labelled or recipe.sequence is None:
+        return []
+    told = []
+    for one in recipe.sequence.tasks:
+        judged = [s for s in recipe.data.eval or [] if s.name in one.eval]
+        if one.classes and judged and not shares_label(judged, one.classes, recipe.base, task):
+            told.append(
+                f"no eval row of the task '{one.name}' has a class that its training rows have: what is measured is "
+                "another task (are the files of data.eval in the order of the tasks?)"
+            )
+    return told
 
 
 def _problem(recipe: Recipe, task: Task) -> list[str]:

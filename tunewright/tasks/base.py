@@ -115,6 +115,8 @@ def label_id(value: Any, labels: Sequence[str] | None, field: str = "label") -> 
     known = f"write one of: {', '.join(labels[:5])}" + (", ..." if len(labels) > 5 else "")
     if is_missing(value):
         raise RowProblem(field, "the label is missing (null or NaN)", known)
+    if isinstance(value, str) and not value.strip() and value not in labels:
+        raise RowProblem(field, "the label is empty", known)
     if isinstance(value, str) and value in labels:
         return list(labels).index(value)
     if isinstance(value, bool):
@@ -169,17 +171,24 @@ def _no_label(value: Any, known: str, field: str) -> RowProblem:
     return RowProblem(field, f"a label is a name or an id, not {type(value).__name__}", known)
 
 
+def _names_a_class(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value.strip())
+    return value is not None and (not isinstance(value, float) or _number(value) is not None)
+
+
 def discover_labels(
     records: Iterable[Record], values_of: Callable[[Record], Iterable[Any]] = lambda record: (record.get("label"),)
 ) -> tuple[str, ...]:
-    """Class names of a data set, in order; missing ones are skipped. `values_of`: the labels that a record names.
+    """Class names of a data set, in order; what no row can have is skipped: missing and empty labels, broken numbers.
+    `values_of`: the labels that a record names.
 
     Names of numbers are in the order of the numbers, others in that of the alphabet. Where every label is a number,
     those below 0 are none (data sets write -1 where a label is held back), and where at least half of the numbers from
     0 to the largest occur, the others up to it are classes, too; not so where all are written with a point (1.0):
     those are values of a table, and its classes are the values.
     """
-    values = [v for r in records for v in values_of(r) if not is_missing(v)]
+    values = [v for r in records for v in values_of(r) if _names_a_class(v)]
     names = {label_name(v) for v in values}
     numbers = {name: number for name in names if (number := _number(name)) is not None}
     if len(numbers) < len(names):

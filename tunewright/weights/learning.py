@@ -83,7 +83,8 @@ def from_folders(
     `changes` are put on the models, by tensor: what adapters make of their base. Rows are encoded with the first
     model's tokenizer and chat template. Raises what loading a model and reading data raise; MethodError without data.
     """
-    from tunewright.data.dataset import build, labels_of
+    from tunewright.data.dataset import build
+    from tunewright.data.labels import labels_of
     from tunewright.files.cache import cache_folder
     from tunewright.loading.load import load
     from tunewright.loading.options import options_of
