@@ -316,6 +316,15 @@ def test_few_steps_say_what_to_write(budget: dict[str, Any], batch: int, says: s
     assert told is not None and told.endswith(says)
 
 
+def test_one_pass_online_is_told_to_take_online_out_and_no_budget() -> None:
+    spec = TrainSpec(batch_tokens=500)
+    assert few_steps(12, 6000, Budget(epochs=1), spec, once=True) == (
+        "only 12 optimizer steps for 6,000 tokens: write train.batch_tokens: 60, or tasks.online: false"
+    )
+    alone = few_steps(12, 6000, Budget(epochs=1), spec, 4000, once=True)
+    assert alone is not None and alone.endswith("tokens: write tasks.online: false")
+
+
 def test_steps_enough_and_steps_that_were_asked_for_are_no_news() -> None:
     spec = TrainSpec(batch_tokens=500)
     assert few_steps(50, 6000, Budget(epochs=1), spec) is None and few_steps(49, 6000, Budget(epochs=1), spec)

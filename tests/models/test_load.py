@@ -353,7 +353,7 @@ SPECS = {
     "a revision of a folder": ({"revision": "main"}, {}, "remove revision"),
     "an unknown precision": ({}, {"precision": "float8"}, "float32, bfloat16 or float16"),
     "one label": ({}, {"task": "text-classification", "labels": ["a"]}, "at least two different labels"),
-    "equal labels": ({}, {"task": "text-classification", "labels": ["a", "a"]}, "at least two different labels"),
+    "equal labels": ({}, {"task": "text-classification", "labels": ["a", "b", "a"]}, "'a' stands 2 times"),
 }
 
 

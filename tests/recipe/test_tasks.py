@@ -114,6 +114,7 @@ def test_a_head_of_classes_to_come_is_drawn_unless_the_recipe_says(rows):
 def test_one_pass_over_each(rows):
     recipe = load(rows, "{by: domain, online: true, carry: frozen}")
     assert {s.budget.epochs for s in recipe.stages} == {1} and {s.carry for s in recipe.stages} == {"frozen"}
+    assert recipe.sequence.online and not load(rows, "{by: domain}").sequence.online
 
 
 def test_blurry_borders_spread_some_rows_and_lose_none(rows):

@@ -32,6 +32,7 @@ from tunewright.runs.run import run as run_alone
 from tunewright.runs.session import Session
 from tunewright.runs.shared import SharedBase, twin
 from tunewright.serve.adapters import Library
+from tunewright.shipping.fusing import fuse
 
 KINDS: dict[str, list[Any]] = {
     "lora": [{"lora": {"rank": 4}}],
@@ -311,6 +312,12 @@ def test_a_changed_recipe_does_not_go_on(together: AdaptersResult) -> None:
             resume(together.folder)
     finally:
         file.write_text(text)
+
+
+def test_one_of_them_is_fused_by_its_run(together: AdaptersResult, place: Path, tmp_path: Path) -> None:
+    name = next(n for n in ("lora", "wider") if (together.folder / n / "adapter").is_dir())
+    fused = fuse(str(place / "base"), str(together.folder / name), tmp_path / "fused")
+    assert (fused.folder / "config.json").is_file() and fused.changed
 
 
 def test_the_base_is_loaded_and_measured_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ import yaml
 from tests.resuming import PLAIN, RECIPES, STEP, Bench, at, commands, moved
 from tests.running import Commands
 from tunewright import errors
+from tunewright.errors import CheckpointError
+from tunewright.runs import begun
+from tunewright.runs.folder import RunFolder
 
 __all__ = ["commands"]
 
@@ -61,13 +65,13 @@ def lora(tree: dict[str, Any]) -> dict[str, Any]:
 CHANGES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a parameter": (
         recipe(lambda t: lora(t).update(rank=8)),
-        ("stages.0.methods.0.lora.rank: 8, then 2", "recipe.yaml"),
+        ("stages.0.methods.0.lora.rank: 8 (was 2)", "recipe.yaml"),
     ),
-    "a rate": (recipe(lambda t: t["train"].update(learning_rate=0.5)), ("train.learning_rate: 0.5, then 0.01",)),
-    "a budget": (recipe(lambda t: t["stages"][0]["budget"].update(steps=12)), ("budget.steps: 12, then 10",)),
-    "the seed": (recipe(lambda t: t["train"].update(seed=1)), ("train.seed: 1, then 0",)),
+    "a rate": (recipe(lambda t: t["train"].update(learning_rate=0.5)), ("train.learning_rate: 0.5 (was 0.01)",)),
+    "a budget": (recipe(lambda t: t["stages"][0]["budget"].update(steps=12)), ("budget.steps: 12 (was 10)",)),
+    "the seed": (recipe(lambda t: t["train"].update(seed=1)), ("train.seed: 1 (was 0)",)),
     "a method": (recipe(lambda t: t["stages"][0]["methods"].append("asft")), ("methods.1", "not there")),
-    "a key taken out": (recipe(lambda t: t["train"].pop("weight_decay")), ("weight_decay: not there, then 0.0",)),
+    "a key taken out": (recipe(lambda t: t["train"].pop("weight_decay")), ("weight_decay: not there (was 0.0)",)),
     "an eval file that is another": (recipe(lambda t: t["data"].update(eval=t["data"]["train"])), ("eval",)),
     "replay": (recipe(lambda t: t["data"].update(replay={"x": 0.2})), ("data.replay",)),
     "several": (
@@ -142,3 +146,14 @@ def test_what_a_run_began_with_is_read_or_refused(killed: Path, bench: Bench) ->
     (killed / "out" / "begun.json").write_text("{")
     done = bench.commands(killed, ["resume", "out"])
     assert done.code == errors.CheckpointError.code and "begun.json" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_order_of_tasks_that_changed_is_told_as_one(tmp_path):
+    trees = [{"stages": [{"name": n, "budget": {"steps": i}} for i, n in enumerate(order)]} for order in ("abc", "bac")]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(trees[0]))
+    (tmp_path / begun.BEGUN).write_text(json.dumps({"recipe": trees[1], "content": {}}))
+    with pytest.raises(CheckpointError, match=re.escape("the order of the tasks: a, b, c (was b, a, c)")):
+        begun.check_recipe(RunFolder(tmp_path))
+    (tmp_path / begun.BEGUN).write_text(json.dumps({"recipe": {**trees[0], "seed": 3}, "content": {}}))
+    with pytest.raises(CheckpointError, match=re.escape("(was 3)")):
+        begun.check_recipe(RunFolder(tmp_path))

@@ -42,7 +42,13 @@ def set_labels(config: Any, labels: list[str] | None, located: Located, *, least
     """
     if labels is None:
         return
-    if len(set(labels)) != len(labels) or len(labels) < least:
+    if twice := next((name for name in labels if labels.count(name) > 1), None):
+        raise ModelError(
+            f"the label '{twice}' stands {labels.count(twice)} times among the classes",
+            where="data.labels",
+            remedy="write each class once",
+        )
+    if len(labels) < least:
         raise ModelError(
             f"a classifier needs at least two different labels, got {labels[:5]}",
             remedy="check the data's label column",

@@ -180,7 +180,8 @@ def _longest(part: StageInputs) -> int:
 def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
     from tunewright.runs.results import trained_of
 
-    plans = []
+    plans, sequence = [], session.recipe.sequence
+    once = sequence is not None and sequence.online
     for part, probed in zip(session.stages, estimated.stages, strict=True):
         trained = trained_of(session, {part.spec.name: probed.result})
         methods = [
@@ -202,7 +203,7 @@ def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
                 else steps_per_epoch(probed.steps, probed.tokens, part.rows.counts["tokens"], part.replayed),
                 None
                 if part.picks
-                else few_steps(probed.steps, probed.tokens, part.spec.budget, part.train, _longest(part)),
+                else few_steps(probed.steps, probed.tokens, part.spec.budget, part.train, _longest(part), once=once),
                 part.cautions(partial(session.plan, part)),
                 probed.result.trainable,
                 {role: (count.trained or 0, count.total or 0) for role, count in trained.roles.items()},

@@ -155,8 +155,11 @@ def select_of_pool(
             said = _layered(sources, base, uses, names, aimed, seed)
         wrote = write(said, folder, [locate(s, base).name for s in sources], names)
         if not wrote["kept"]:
+            took = "; ".join(_took(name, **wrote["figures"][name]) for name in names)
             raise DataError(
-                f"none of {wrote['rows']:,} rows is left", where=", ".join(pool), remedy="let the selectors keep more"
+                f"none of {wrote['rows']:,} rows is left: {took}",
+                where=", ".join(pool),
+                remedy="let the selectors keep more",
             )
         seconds = time.perf_counter() - began
         notes = [f"columns guessed: {_called(s.columns)}" for s in found if s.columns and not columns]
@@ -228,6 +231,12 @@ def _apart(sources: Sequence[Source], base: Path) -> None:
 def _names(uses: Sequence[MethodUse]) -> list[str]:
     """What each selector is called in scores: the second of a name with its place, as a run calls it."""
     return [u.name if u.name not in [v.name for v in uses[:k]] else f"{u.name}#{k}" for k, u in enumerate(uses)]
+
+
+def _took(name: str, offered: int, kept: int, reasons: Mapping[str, int]) -> str:
+    """What a selector left of the rows that it was offered, and its commonest reason."""
+    most = max(reasons, key=lambda reason: reasons[reason], default="")
+    return f"'{name}' kept {kept:,} of {offered:,}" + (f" ({most}: {reasons[most]:,})" if most else "")
 
 
 def _called(columns: Mapping[str, str]) -> str:

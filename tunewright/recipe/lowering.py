@@ -53,6 +53,7 @@ def lower(document: Document, base: Path) -> None:
         "by": spec.by,
         "carry": spec.carry,
         "blurry": spec.blurry,
+        "online": spec.online,
     }
     told |= {"recurring": spec.recurring, "ordered": ordered}
     tree["sequence"] = SequenceSpec.model_validate(told).model_dump(mode="python")

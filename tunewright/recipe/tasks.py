@@ -177,6 +177,7 @@ class SequenceSpec(Spec):
         None, description="as `tasks` said, or as the methods asked", examples=[None]
     )
     blurry: BlurrySpec | None = Field(None, description="as `tasks` said", examples=[None])
+    online: bool = Field(False, description="as `tasks` said: one pass over each task", examples=[True])
     recurring: RecurringSpec | None = Field(
         None,
         description="as `tasks` said: stages have several of the tasks each, and these come again",

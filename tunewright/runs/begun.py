@@ -40,8 +40,16 @@ def check_recipe(folder: RunFolder) -> None:
         then, now = dict(_leaves(began["recipe"])), dict(_leaves(_said(folder)))
         # what becomes of bad rows decides nothing of those before the first, nor who holds which weights anything
         differing = [n for n in _differing(then, now) if n[-1] not in ("bad_rows", "fsdp")]
-        told = [f"{'.'.join(n)}: {_value(now, n)}, then {_value(then, n)}" for n in differing]
+        told = [f"{'.'.join(n)}: {_value(now, n)} (was {_value(then, n)})" for n in differing]
+        old, new = (_tasks(tree) for tree in (began["recipe"], _said(folder)))
+        if old != new and sorted(old) == sorted(new):
+            told = [f"the order of the tasks: {', '.join(new)} (was {', '.join(old)})"]
         _refuse(folder, "recipe.yaml was changed since the run began", told, "put the old values back")
+
+
+def _tasks(tree: Mapping[str, Any]) -> list[str]:
+    """Names of a recipe's stages, in their order."""
+    return [str(s.get("name")) for s in tree.get("stages") or () if isinstance(s, dict)]
 
 
 def check_content(folder: RunFolder, session: Session) -> None:

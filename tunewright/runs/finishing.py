@@ -161,6 +161,8 @@ def _notes(work: Work) -> list[str]:
     if started := [p.spec.name for p in work.session.stages if starts_from_probe(work.session, p)]:
         of = f" of {', '.join(started)}" if len(work.session.stages) > 1 else ""
         notes.append(f"the new head{of} started from a linear probe on the training rows (train.head: random draws it)")
+    sequence = work.session.recipe.sequence
+    once = sequence is not None and sequence.online
     for part in work.session.stages:
         outcome = work.results[part.spec.name]
         if outcome.best_step == 0:
@@ -179,7 +181,7 @@ def _notes(work: Work) -> list[str]:
             )
         # what a listener or a signal ended was not planned so short
         ended = outcome.ended_by in ("tokens", "epochs", "flops", "seconds") and not part.picks
-        if ended and (few := few_steps(outcome.steps, outcome.tokens, part.spec.budget, part.train)):
+        if ended and (few := few_steps(outcome.steps, outcome.tokens, part.spec.budget, part.train, once=once)):
             notes.append(few if len(work.session.stages) == 1 else f"stage {part.spec.name}: {few}")
         said = [f"{n}: {text}" for n, one in outcome.found.items() for text in one["notes"]]
         said += streamed.told(outcome.streamed)

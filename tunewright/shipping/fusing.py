@@ -16,6 +16,7 @@ from tunewright.recipe import Recipe
 from tunewright.runs.folder import RECIPE
 from tunewright.shipping.comparing import Compared, compare, fits_in_memory, logits_of, model_of, reads_tokens
 from tunewright.weights.opening import open_source
+from tunewright.weights.reading import run_of
 from tunewright.weights.request import DTYPES, Part, Request
 from tunewright.weights.source import Tuned
 from tunewright.weights.stream import merge
@@ -102,13 +103,13 @@ def fuse(base: str, adapter: str, out: Path, *, dtype: str | None = None, shard_
 
 def _whole(adapter: Path) -> None:
     """MethodError for a run's change that is more than its adapter: tokens that it added to the vocabulary."""
-    for run in (adapter, adapter.resolve().parent):
-        if (run / RECIPE).exists() and (tokens := Recipe.load(run / RECIPE).new_tokens):
-            raise MethodError(
-                f"this run added {len(tokens)} tokens to the vocabulary, which its adapter does not carry",
-                where=str(run),
-                remedy=f"write its model: tunewright export {run}",
-            )
+    run = run_of(adapter)
+    if run is not None and (tokens := Recipe.load(run / RECIPE).new_tokens):
+        raise MethodError(
+            f"this run added {len(tokens)} tokens to the vocabulary, which its adapter does not carry",
+            where=str(run),
+            remedy=f"write its model: tunewright export {run}",
+        )
 
 
 def page(fused: Fused) -> str:

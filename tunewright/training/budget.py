@@ -68,20 +68,23 @@ def steps_per_epoch(steps: int, tokens: int, epoch: int, replay: float) -> float
     return steps / max(epochs_of(tokens, epoch, replay), 1e-9) if steps else 0.0
 
 
-def few_steps(steps: int, tokens: int, budget: Any, spec: Any, longest: int = 1) -> str | None:
+def few_steps(steps: int, tokens: int, budget: Any, spec: Any, longest: int = 1, *, once: bool = False) -> str | None:
     """What to tell of a stage that takes too few optimizer steps to learn, though nobody asked for so few.
 
     What to write comes with it: a smaller batch, as far as that helps, and more of what the budget counts. `longest`:
-    tokens of the longest row; a step takes one row at least, so that of few rows no batch makes steps enough.
+    tokens of the longest row; a step takes one row at least, so that of few rows no batch makes steps enough. `once`:
+    one pass was asked for, and no budget may stand beside that.
     """
     if steps >= FEW_STEPS or (budget.steps is not None and steps >= budget.steps):
         return None
     said = f"only {steps} optimizer step{'' if steps == 1 else 's'} for {tokens:,} tokens"
     smaller = max(_two_digits(max(1, tokens // (2 * FEW_STEPS))), longest)
-    longer = _longer(budget, 2 * FEW_STEPS / max(1, steps))
+    longer = "tasks.online: false" if once else _longer(budget, 2 * FEW_STEPS / max(1, steps))
     if smaller >= spec.batch_tokens:
         return f"{said}: write {longer}"
     if (then := tokens // smaller) < FEW_STEPS:
+        if once:
+            return f"{said}: write {longer}"
         most = _longer(budget, 2 * FEW_STEPS / max(1, then))
         return f"{said}: write train.batch_tokens: {smaller} (the longest row) and {most}, or {longer} alone"
     return f"{said}: write train.batch_tokens: {smaller}, or {longer}"

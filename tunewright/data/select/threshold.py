@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from tunewright.contract.records import Record, finite
-from tunewright.errors import DataError
+from tunewright.errors import DataError, did_you_mean
 from tunewright.pieces.each_row import EachRow, Judge
 
 
@@ -34,6 +34,12 @@ class Threshold(EachRow):
         return lambda some: [judged(r) for r in some]
 
     def _number(self, record: Record) -> float:
+        if self.column not in record:
+            raise DataError(
+                f"the row has no column '{self.column}' (it has: {', '.join(sorted(record))})",
+                where=record.where,
+                remedy=did_you_mean(self.column, record),
+            )
         value = record.get(self.column)
         number = None if isinstance(value, bool) else finite(value)
         if number is None:
