@@ -129,9 +129,10 @@ def entries() -> dict[str, Entry]:
             by_name[entry.name] = entry
     for point in importlib.metadata.entry_points(group="tunewright.methods"):
         if point.name in by_name:
+            package = point.dist.name if point.dist is not None else point.module.partition(".")[0]
             raise MethodError(
-                f"the entry point '{point.name}' ({point.value}) takes a name that is there",
-                remedy="give it another name",
+                f"the installed package '{package}' names a method '{point.name}' ({point.value}), which is taken",
+                remedy=f"give it another name there, or: pip uninstall {package}",
             )
         by_name[point.name] = Entry(point.name, THIRD_PARTY, point.module, _file_of(point.module), point.attr or None)
     return dict(sorted(by_name.items()))

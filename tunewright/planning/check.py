@@ -206,12 +206,14 @@ def _roles(
     for stage in recipe.stages:
         own = recipe.data_for(stage)
         if stage.data is not None and stage.data.model_fields_set & READ_ANEW:
-            role = f"train of {stage.name}"
-            groups[role], options[role] = own.train, options_of(own, common.labels, model)
-            changes[role] = chained(
+            role, its = f"train of {stage.name}", options_of(own, common.labels, model)
+            change = chained(
                 refused.of(_stand_ins, own, common.labels, place_of(stage)),
                 record_change(named[stage.name], recipe.train_for(stage).seed),
             )
+            # the tasks of a sequence are cut from the recipe's rows, which are read as they are
+            if recipe.sequence is None or its != common or change or any(s not in data.train for s in own.train):
+                groups[role], options[role], changes[role] = own.train, its, change
         for name, source in refused.of(lambda own=own: list(replayed_sources(own, recipe))) or ():
             if source is not None:
                 groups[f"replay {name}"], options[f"replay {name}"] = [source], common
