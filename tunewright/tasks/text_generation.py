@@ -204,7 +204,7 @@ class TextGeneration(Task):
         ids, weights, start = encode_segments(
             tokenizer, [(prompt, 0.0), (answer + after, 1.0)], bos=first_token(tokenizer)
         )
-        fields = {"kind": kind, "prompt_ids": ids[:start], "reference": answer.strip()}
+        fields: dict[str, Any] = {"kind": kind, "prompt_ids": ids[:start], "reference": answer.strip()}
         if prompt.endswith(" "):
             fields["spaced"] = True
         return Row(record.id, record.source, [*ids, end], [*weights, 1.0], fields=fields)
