@@ -15,10 +15,11 @@ from tunewright.contract.records import Problem, RowProblem
 from tunewright.contract.task import EncodeOptions
 from tunewright.data import dataset, store
 from tunewright.data.caution import repeated
-from tunewright.data.dataset import as_written, build, cursor, stored
+from tunewright.data.dataset import build, cursor, stored
 from tunewright.data.encode import encode_all
 from tunewright.data.labels import labels_of
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
+from tunewright.data.places import as_written
 from tunewright.data.read import read_all
 from tunewright.data.truncate import fit_length, trained_tokens
 from tunewright.errors import DataError

@@ -21,7 +21,9 @@ from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import sets, store
 from tunewright.data.encode import encode_all
 from tunewright.data.facts import Facts
+from tunewright.data.labels import labels_of as labels_of
 from tunewright.data.order import Cursor, natural_shares, sizes, with_replay
+from tunewright.data.places import as_written
 from tunewright.data.read import Place, SourceLike, locate, read_lazily
 from tunewright.data.streaming import HEAD, WINDOW, Stream
 from tunewright.data.where import wanted
@@ -261,24 +263,6 @@ def stored(
         remarks=tuple(about["remarks"]),
         stream=stream,
     )
-
-
-def as_written(problem: Problem, source: SourceLike) -> Problem:
-    """A problem that names the file's own columns, where the source says what they are called here; one with `columns`
-    itself stays as it is.
-    """
-    if problem.reason.startswith("columns "):
-        return problem
-    called = {ours: theirs for ours, theirs in source.columns.items() if ours != theirs}
-    if (target := getattr(source, "_target", None)) is not None:
-        called.setdefault("label", target)
-    field = called.get(problem.field, problem.field)
-    reason, remedy = problem.reason, problem.remedy
-    for ours, theirs in called.items():
-        for mark in ("'", "`", '"'):
-            reason = reason.replace(f"{mark}{ours}{mark}", f"{mark}{theirs}{mark}")
-            remedy = remedy.replace(f"{mark}{ours}{mark}", f"{mark}{theirs}{mark}")
-    return replace(problem, field=field, reason=reason, remedy=remedy)
 
 
 def is_streamed(source: SourceLike) -> bool:

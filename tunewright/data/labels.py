@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tunewright.contract.records import RowProblem
 from tunewright.contract.task import EncodeOptions, Task
-from tunewright.data.dataset import as_written
+from tunewright.data.places import as_written
 from tunewright.data.read import SourceLike, read_lazily
 from tunewright.data.shapes import named_for
 from tunewright.errors import DataError

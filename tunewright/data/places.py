@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from tunewright.contract.records import Problem
 from tunewright.data import files, media, remote, sets, splits
 from tunewright.data.generators import MADE, Generator, generator
 from tunewright.data.mask_folders import Masked
@@ -30,6 +31,24 @@ class SourceLike(Protocol):
     format: str | None
     columns: dict[str, str]
     limit: int | None
+
+
+def as_written(problem: Problem, source: SourceLike) -> Problem:
+    """A problem that names the file's own columns, where the source says what they are called here; one with `columns`
+    itself stays as it is.
+    """
+    if problem.reason.startswith("columns "):
+        return problem
+    called = {ours: theirs for ours, theirs in source.columns.items() if ours != theirs}
+    if (target := getattr(source, "_target", None)) is not None:
+        called.setdefault("label", target)
+    field = called.get(problem.field, problem.field)
+    reason, remedy = problem.reason, problem.remedy
+    for ours, theirs in called.items():
+        for mark in ("'", "`", '"'):
+            reason = reason.replace(f"{mark}{ours}{mark}", f"{mark}{theirs}{mark}")
+            remedy = remedy.replace(f"{mark}{ours}{mark}", f"{mark}{theirs}{mark}")
+    return replace(problem, field=field, reason=reason, remedy=remedy)
 
 
 @dataclass(frozen=True)
