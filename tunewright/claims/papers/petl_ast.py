@@ -19,7 +19,7 @@ CLAIM = Claim(
     "often than low-rank changes of about as many numbers and than biases.",
     method=ADAPTERS,
     baselines=[
-        Arm(name="lora", methods=[{"lora": {"rank": 8, "target_modules": ["query", "value"]}}]),
+        Arm(name="lora", methods=[{"lora": {"rank": 8, "target_modules": ["q_proj", "v_proj"]}}]),
         Arm(name="bitfit", methods=["bitfit"]),
     ],
     smallest=0.01,
