@@ -304,7 +304,7 @@ def test_the_budget_of_flops_becomes_tokens_by_what_is_counted():
 
 
 def test_an_unknown_budget_is_refused():
-    for text in ("tokns=3", "tokens", "tokens=x"):
+    for text in ("tokns=3", "tokens", "tokens=x", "steps=0", "tokens=-5", "steps=1.5"):
         with pytest.raises(RecipeError, match="no budget"):
             parse_budget(text, Recipe(**TREE))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,19 @@ def test_too_few_runs_and_runs_that_differ_are_refused_in_one_message(pretended:
         comparable([a, observed(0.7, 10_000, rng, name="b", base=(6.3, 3.5))])
 
 
+def test_a_run_that_is_named_twice_by_a_copy_is_refused(pretended: Any) -> None:
+    pretended["copy"] = replace(pretended["0.7-20000"], name="copy")
+    with pytest.raises(errors.RecipeError, match="0.7-20000 and copy have the same share, tokens and losses"):
+        tunewright.fit_laws(list(pretended))
+
+
+def test_no_run_is_called_held_out_where_nothing_was_judged(pretended: Any) -> None:
+    names = [n for n in pretended if n.endswith(("-10000", "-20000")) and not n.startswith("1.0")]
+    laws = tunewright.fit_laws(names)
+    assert laws.mixture is not None and laws.mixture.judged is None
+    assert {u.part for u in laws.runs} == {"fitted"} and any("judged on no run" in n for n in laws.notes)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Three runs of a tiny model on disk: two with replay, one without."""
@@ -293,8 +307,14 @@ def test_runs_are_read_and_the_verb_prints_what_it_finds(place: Path, monkeypatc
     assert of_c["domain"] == report.target.after.value and of_c["general"] == report.kept[0].after.value  # type: ignore
     shown = str(Laws.model_validate(found))
     assert "Judged on no run" in shown and "(cpt-dynamics-law)" in shown
+    assert {r["part"] for r in found["runs"]} == {"fitted"}
     wrong = CliRunner().invoke(cli.app, ["fit-laws", "a", "b", "c", "--keep", "keeep"])
     assert wrong.exit_code == 2 and "did you mean 'keep'" in wrong.stderr
+    seen = {n: fitting_laws.observe(Path(n), None) for n in "abc"}
+    seen["d"] = replace(seen["a"], name="d", curve=None, point=replace(seen["a"].point, domain=1.0))
+    monkeypatch.setattr(fitting_laws, "observe", lambda folder, keep: seen[str(folder)])
+    told = [n for n in tunewright.fit_laws([*seen], tokens=[1000]).notes if "does without" in n]
+    assert len(told) == 1 and "does without d: metrics.jsonl is missing" in told[0]
 
 
 def test_a_run_whose_figures_are_not_finite_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ def settle(recipe: Recipe, arms: Sequence[ComparedArm], budget: Budget) -> tuple
 def _rate(recipe: Recipe) -> float:
     """The learning rate of an arm's runs."""
     rate = recipe.train.learning_rate
-    rate = settled(recipe)[0].train.learning_rate if rate is None else rate
+    if rate is None:
+        whole = settled(recipe)[0]
+        rate = whole.train_for(whole.stages[0]).learning_rate  # of several stages the rule writes it into each
     assert rate is not None
     return rate

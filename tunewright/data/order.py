@@ -38,6 +38,11 @@ def sizes(rows: Sequence[Row]) -> Sequence[int]:
     return known if known is not None else [row.size for row in rows]
 
 
+def longest(rows: Sequence[Row]) -> int:
+    """Tokens of the longest row; 1 of none."""
+    return max((int(n) for n in sizes(rows)), default=1)
+
+
 def natural_shares(tokens: Mapping[str, int]) -> dict[str, float]:
     """Shares of the tokens under which every row comes once per epoch."""
     total = sum(tokens.values())

@@ -76,6 +76,7 @@ def fit_laws(
     dynamics = _dynamics(mixed, held, ahead, notes)
     if mixture is None and dynamics is None:
         raise RecipeError("; ".join(notes), where="RUNS", remedy=f"{REMEDY}; docs/laws.md says how many")
+    judged = any(law is not None and law.judged is not None for law in (mixture, dynamics))
     used = [
         Used(
             run=o.name,
@@ -84,7 +85,7 @@ def fit_laws(
             steps=o.steps,
             domain=o.point.domain if o.point else None,
             general=o.point.general if o.point else None,
-            part="left out" if o not in mixed else "held out" if o.name in held else "fitted",
+            part="left out" if o not in mixed else "held out" if judged and o.name in held else "fitted",
         )
         for o in sorted(seen, key=lambda o: (-o.share, o.tokens, o.name))
     ]
@@ -165,6 +166,11 @@ def _dynamics(seen: Sequence[Observed], held: set[str], ahead: Sequence[int], no
     if missing := cpt.enough(curves):
         notes.append(f"no law of learning rates: {missing}")
         return None
+    if bare := [o.name for o in seen if o.curve is None]:
+        notes.append(
+            f"the law of learning rates does without {', '.join(bare)}: metrics.jsonl is missing, lacks a step's rate "
+            "(train.logging_steps: 1 writes all) or has no evaluation (train.eval_steps)"
+        )
     rest = [c for c in curves if c.run not in held]
     per_step = {o.name: o.tokens / max(1, o.steps) for o in followed}
     text, judged = followed[0].followed, None

@@ -134,6 +134,18 @@ def comparable(runs: Sequence[Observed]) -> None:
             raise _apart(first, run, "losses of the base, so that they were measured on other texts or rows")
         if replayed and run.same["replayed texts"] not in (None, replayed.same["replayed texts"]):
             raise _apart(replayed, run, "replayed texts")
+    known: dict[tuple[Any, ...], str] = {}
+    for run in runs:
+        if run.point is None:
+            continue
+        figures = (run.share, run.tokens, run.steps, run.point.domain, run.point.general)
+        if (twin := known.setdefault(figures, run.name)) != run.name:
+            raise RecipeError(
+                f"{twin} and {run.name} have the same share, tokens and losses to the last digit: they are one run, or "
+                "its repeat with the same seed, and say no more than one",
+                where="RUNS",
+                remedy="name one of them, or train the other with another seed",
+            )
 
 
 def _equal(a: tuple[float, float], b: tuple[float, float]) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tunewright.data.dataset import Dataset
 from tunewright.data.facts import end_ids, end_is_trained, starts_twice
-from tunewright.data.order import sizes
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
 from tunewright.data.view import one_a_source
 from tunewright.machine import host
@@ -28,10 +27,10 @@ from tunewright.runs.assemble import assemble
 from tunewright.runs.progress import Screen
 from tunewright.runs.rehearsing import rehearse
 from tunewright.runs.selected import announced
-from tunewright.runs.session import Session, StageInputs
+from tunewright.runs.session import Session
 from tunewright.runs.shared import SharedBase
 from tunewright.tasks._segments import first_token
-from tunewright.training.budget import few_steps, steps_per_epoch
+from tunewright.training.budget import steps_per_epoch
 
 CHECKED = 2000
 """Rows whose start and end are looked at."""
@@ -172,11 +171,6 @@ def _ends(session: Session, dataset: Dataset) -> Ends | None:
     return Ends(len(rows), bos, one, sum(1 for r in rows if end_is_trained(r, ends)))
 
 
-def _longest(part: StageInputs) -> int:
-    """Tokens of a stage's longest row."""
-    return max((int(n) for n in sizes(part.rows.rows)), default=1)
-
-
 def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
     from tunewright.runs.results import trained_of
 
@@ -201,9 +195,7 @@ def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
                 0.0
                 if part.rows.streamed
                 else steps_per_epoch(probed.steps, probed.tokens, part.rows.counts["tokens"], part.replayed),
-                None
-                if part.picks
-                else few_steps(probed.steps, probed.tokens, part.spec.budget, part.train, _longest(part), once=once),
+                part.few_steps(probed.steps, probed.tokens, once=once),
                 part.cautions(partial(session.plan, part)),
                 probed.result.trainable,
                 {role: (count.trained or 0, count.total or 0) for role, count in trained.roles.items()},

@@ -12,7 +12,6 @@ from tunewright.runs.dialling import dial
 from tunewright.runs.folder import ROWS
 from tunewright.runs.result import Result
 from tunewright.runs.work import Work
-from tunewright.training.budget import few_steps
 
 if TYPE_CHECKING:
     from tunewright.report.adaptations import Adaptation
@@ -180,8 +179,8 @@ def _notes(work: Work) -> list[str]:
                 f"and a `gradient` that gives nothing do that: look at what {named} does to them",
             )
         # what a listener or a signal ended was not planned so short
-        ended = outcome.ended_by in ("tokens", "epochs", "flops", "seconds") and not part.picks
-        if ended and (few := few_steps(outcome.steps, outcome.tokens, part.spec.budget, part.train, once=once)):
+        ended = outcome.ended_by in ("tokens", "epochs", "flops", "seconds")
+        if ended and (few := part.few_steps(outcome.steps, outcome.tokens, once=once)):
             notes.append(few if len(work.session.stages) == 1 else f"stage {part.spec.name}: {few}")
         said = [f"{n}: {text}" for n, one in outcome.found.items() for text in one["notes"]]
         said += streamed.told(outcome.streamed)

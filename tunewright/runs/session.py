@@ -14,6 +14,7 @@ from tunewright.contract.needs import NeedContext, Provider
 from tunewright.contract.records import Record
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.dataset import Dataset, cursor
+from tunewright.data.order import longest
 from tunewright.errors import MethodError
 from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Loaded, load
@@ -30,7 +31,7 @@ from tunewright.runs.upstream import changes_of
 from tunewright.runs.vocabulary import same_tokenizer
 from tunewright.tasks import get_task
 from tunewright.training import carry
-from tunewright.training.budget import COUNT_UP_TO, GLANCED_AT, plan_stage
+from tunewright.training.budget import COUNT_UP_TO, GLANCED_AT, few_steps, plan_stage
 from tunewright.training.defaults import Setting
 from tunewright.training.judging import Judge
 from tunewright.training.stage import TrainingInputs
@@ -80,6 +81,12 @@ class StageInputs:
     def replayed(self) -> float:
         """Share of the tokens that is replayed."""
         return sum(share for _, share in self.replay.values())
+
+    def few_steps(self, steps: int, tokens: int, *, once: bool) -> str | None:
+        """What to tell of too few steps (`training.budget.few_steps`); None where more of them would teach nothing."""
+        if self.picks:
+            return None
+        return few_steps(steps, tokens, self.spec.budget, self.train, longest(self.rows.rows), once=once)
 
     def cautions(self, plan: Callable[[], Plan]) -> list[str]:
         """What its methods and selectors say of the steps that are planned; `plan` is asked for only where one of them
