@@ -273,3 +273,16 @@ def test_choices_and_what_was_given_are_told_as_yaml_writes_them(given, got):
     told = str(refused.value)
     assert f"must be false, true, 'inductor', 'aot_eager' or 'eager', got {got}" in told
     assert "True" not in told and "False" not in told and "None" not in told
+
+
+@pytest.mark.parametrize(
+    ("flag", "reads", "value"),
+    [
+        ("data.replay.general.jsonl=0.1", lambda r: r.data.replay, {"general.jsonl": 0.1}),
+        ("data.replay={a.txt: 0.2}", lambda r: r.data.replay, {"a.txt": 0.2}),
+        ("gate.kept.general=no worse by 0.05", lambda r: r.gate, {"kept.general": "no worse by 0.05"}),
+    ],
+)
+def test_a_flag_reaches_a_name_with_points_in_it(tmp_path, flag, reads, value):
+    text = "model: m\ntask: text-generation\ndata: {train: a.jsonl}\nkeep: [general.txt]\nmethods: [lora]\n"
+    assert reads(Recipe.load(write(tmp_path, text), [flag])) == value

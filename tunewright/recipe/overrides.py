@@ -14,6 +14,8 @@ _SHORTHAND = {"model": "name", "train": "path", "eval": "path", "keep": "data"}
 _LISTS = ("train", "eval", "keep")
 """Keys whose one value stands for a list of it."""
 _METHOD_LISTS = ("methods", "after", "synthesize", "select", "probes", "adapt")
+_NAMED = ("replay", "gate")
+"""Keys of mappings whose own keys are names with points in them: a file, a stage's, a figure's."""
 RENAMED = {"measure": "probes", "evaluation": "measurement"}
 """Keys of a recipe that had another name: old -> today's. Both are read."""
 
@@ -59,7 +61,11 @@ def override(document: Document, text: str) -> None:
 
 
 def _parts(dotted: str) -> Path:
-    return tuple(int(p) if p.isdigit() else p for p in dotted.split("."))
+    """The keys of a path; what stands behind one of `_NAMED` is one key, whatever points are in it."""
+    parts = dotted.split(".")
+    at = next((i for i, part in enumerate(parts) if part in _NAMED and i + 1 < len(parts)), len(parts))
+    whole = [".".join(parts[at + 1 :])] if at < len(parts) else []
+    return (*(int(p) if p.isdigit() else p for p in parts[: at + 1]), *whole)
 
 
 def _name_the_stage(document: Document) -> None:
