@@ -492,6 +492,12 @@ def test_an_adapter_is_loaded_by_peft_with_the_runs_forecasts(folder):
         assert not torch.allclose(load(str(folder / "base"), TASK).model(past_values=past).prediction_outputs, ours)
 
 
+def test_windows_of_a_series_that_stands_still_are_no_duplicates_of_its_row(folder):
+    write(folder, np.ones_like(signal(80)), "still.csv")
+    found = check_recipe(recipe(folder, data={"train": "still.csv"})).report.notices
+    assert not [n for n in found if n.kind == "duplicate"]
+
+
 def test_check_names_what_is_wrong_with_series_once(folder):
     lines = write(folder, signal(80))
     lines[10] = lines[10].rsplit(",", 1)[0] + ",broken"

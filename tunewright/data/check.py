@@ -347,8 +347,11 @@ def _note_repeats(report: CheckReport, sources: Mapping[str, Sequence[SourceLike
 def _pairs(
     found: Sequence[Facts], matches: Sequence[facts.Match], sources: Sequence[SourceLike], pictures: _Pictures | None
 ) -> tuple[list[str], list[str]]:
-    """Where the records of matches stand, and where the records stand that they are equal to."""
+    """Where the records of matches stand, and where the records stand that they are equal to. Windows of one row that
+    are alike, as of a series that stands still, are no rows that are.
+    """
     places = [(a, found[a].at([b])[0], c, found[c].at([d])[0]) for a, b, c, d in matches]
+    places = [(a, w, c, first) for a, w, c, first in places if (a, w) != (c, first)]
     if pictures is not None:
         looks = pictures.digests(sources, {(i, w) for a, w, c, first in places for i, w in ((a, w), (c, first))})
         places = [(a, w, c, first) for a, w, c, first in places if looks.get((a, w)) == looks.get((c, first))]
