@@ -493,8 +493,9 @@ def test_an_adapter_is_loaded_by_peft_with_the_runs_forecasts(folder):
 
 
 def test_windows_of_a_series_that_stands_still_are_no_duplicates_of_its_row(folder):
-    write(folder, np.ones_like(signal(80)), "still.csv")
-    found = check_recipe(recipe(folder, data={"train": "still.csv"})).report.notices
+    row = {"start": "2024-01-01", "freq": "D", "target": np.ones_like(signal(80)).T.tolist()}
+    (folder / "still.jsonl").write_text(json.dumps(row) + "\n")
+    found = check_recipe(recipe(folder, data={"train": "still.jsonl"})).report.notices
     assert not [n for n in found if n.kind == "duplicate"]
 
 
