@@ -15,6 +15,7 @@ from tunewright.data import generators
 
 MUTANTS = list(listed())
 BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-stack", "pool-entries"} | {
+    *("evidence-of-laws", "arms-of-a-sequence", "names-with-points"),
     *("what-is-asked-and-answered", "faults-of-a-method", "stages-that-learn-nothing", "rows-of-the-last-stage"),
     *("refused-arms", "sampled-gradients", "few-entries", "layout", "drift-of-features"),
     *("extract-lora", "fuse", "fuse-tokens", "push", "board", "mcp", "suggest", "several-adapters"),
