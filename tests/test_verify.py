@@ -194,7 +194,7 @@ def test_a_recipe_edited_after_the_run_is_not_exported(bench: Bench, tmp_path: P
     (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("rank: 2", "rank: 8"))
     for arguments in (["resume", str(run), "--verify"], ["export", str(run), "--out", str(tmp_path / "model")]):
         done = bench.commands(bench.folder, arguments)
-        assert done.code == errors.CheckpointError.code and "lora.rank: 8, then 2" in done.stderr, done.stderr
+        assert done.code == errors.CheckpointError.code and "lora.rank: 8 (was 2)" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tunewright.training.writing import LocalWriter
 __all__ = ["inputs", "makers"]
 
 
-class Killed(Exception):
+class Killed(BaseException):
     pass
 
 

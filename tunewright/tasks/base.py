@@ -174,7 +174,7 @@ def _no_label(value: Any, known: str, field: str) -> RowProblem:
 def _names_a_class(value: Any) -> bool:
     if isinstance(value, str):
         return bool(value.strip())
-    return value is not None and (not isinstance(value, float) or _number(value) is not None)
+    return not isinstance(value, float) or _number(value) is not None
 
 
 def discover_labels(
@@ -188,7 +188,8 @@ def discover_labels(
     0 to the largest occur, the others up to it are classes, too; not so where all are written with a point (1.0):
     those are values of a table, and its classes are the values.
     """
-    values = [v for r in records for v in values_of(r) if _names_a_class(v)]
+    given = [v for r in records for v in values_of(r) if not is_missing(v)]
+    values = [v for v in given if _names_a_class(v)] or given  # where none can be, each row says why
     names = {label_name(v) for v in values}
     numbers = {name: number for name in names if (number := _number(name)) is not None}
     if len(numbers) < len(names):
