@@ -280,6 +280,7 @@ def test_choices_and_what_was_given_are_told_as_yaml_writes_them(given, got):
     [
         ("data.replay.general.jsonl=0.1", lambda r: r.data.replay, {"general.jsonl": 0.1}),
         ("data.replay={a.txt: 0.2}", lambda r: r.data.replay, {"a.txt": 0.2}),
+        ("stages.0.data.replay.b.txt=0.3", lambda r: r.stages[0].data.replay, {"b.txt": 0.3}),
         ("gate.kept.general=no worse by 0.05", lambda r: r.gate, {"kept.general": "no worse by 0.05"}),
     ],
 )

@@ -21,7 +21,7 @@ from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import sets, store
 from tunewright.data.encode import encode_all
 from tunewright.data.facts import Facts
-from tunewright.data.labels import labels_of as labels_of
+from tunewright.data.labels import labels_of as labels_of  # had from here as well
 from tunewright.data.order import Cursor, natural_shares, sizes, with_replay
 from tunewright.data.places import as_written
 from tunewright.data.read import Place, SourceLike, locate, read_lazily

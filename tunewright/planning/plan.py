@@ -174,8 +174,7 @@ def _ends(session: Session, dataset: Dataset) -> Ends | None:
 def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
     from tunewright.runs.results import trained_of
 
-    plans, sequence = [], session.recipe.sequence
-    once = sequence is not None and sequence.online
+    plans = []
     for part, probed in zip(session.stages, estimated.stages, strict=True):
         trained = trained_of(session, {part.spec.name: probed.result})
         methods = [
@@ -195,7 +194,7 @@ def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
                 0.0
                 if part.rows.streamed
                 else steps_per_epoch(probed.steps, probed.tokens, part.rows.counts["tokens"], part.replayed),
-                part.few_steps(probed.steps, probed.tokens, once=once),
+                session.few_steps(part, probed.steps, probed.tokens),
                 part.cautions(partial(session.plan, part)),
                 probed.result.trainable,
                 {role: (count.trained or 0, count.total or 0) for role, count in trained.roles.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tunewright.errors import RecipeError, did_you_mean
@@ -14,8 +15,8 @@ _SHORTHAND = {"model": "name", "train": "path", "eval": "path", "keep": "data"}
 _LISTS = ("train", "eval", "keep")
 """Keys whose one value stands for a list of it."""
 _METHOD_LISTS = ("methods", "after", "synthesize", "select", "probes", "adapt")
-_NAMED = ("replay", "gate")
-"""Keys of mappings whose own keys are names with points in them: a file, a stage's, a figure's."""
+_NAMED = re.compile(r"(gate|(stages\.\d+\.)?data\.replay)\.")
+"""Mappings whose own keys are names with points in them: a file, a stage's, a figure's."""
 RENAMED = {"measure": "probes", "evaluation": "measurement"}
 """Keys of a recipe that had another name: old -> today's. Both are read."""
 
@@ -62,10 +63,10 @@ def override(document: Document, text: str) -> None:
 
 def _parts(dotted: str) -> Path:
     """The keys of a path; what stands behind one of `_NAMED` is one key, whatever points are in it."""
-    parts = dotted.split(".")
-    at = next((i for i, part in enumerate(parts) if part in _NAMED and i + 1 < len(parts)), len(parts))
-    whole = [".".join(parts[at + 1 :])] if at < len(parts) else []
-    return (*(int(p) if p.isdigit() else p for p in parts[: at + 1]), *whole)
+    head = _NAMED.match(dotted)
+    whole = (dotted[head.end() :],) if head else ()
+    above = dotted[: head.end() - 1] if head else dotted
+    return (*(int(p) if p.isdigit() else p for p in above.split(".")), *whole)
 
 
 def _name_the_stage(document: Document) -> None:

@@ -160,8 +160,6 @@ def _notes(work: Work) -> list[str]:
     if started := [p.spec.name for p in work.session.stages if starts_from_probe(work.session, p)]:
         of = f" of {', '.join(started)}" if len(work.session.stages) > 1 else ""
         notes.append(f"the new head{of} started from a linear probe on the training rows (train.head: random draws it)")
-    sequence = work.session.recipe.sequence
-    once = sequence is not None and sequence.online
     for part in work.session.stages:
         outcome = work.results[part.spec.name]
         if outcome.best_step == 0:
@@ -180,7 +178,7 @@ def _notes(work: Work) -> list[str]:
             )
         # what a listener or a signal ended was not planned so short
         ended = outcome.ended_by in ("tokens", "epochs", "flops", "seconds")
-        if ended and (few := part.few_steps(outcome.steps, outcome.tokens, once=once)):
+        if ended and (few := work.session.few_steps(part, outcome.steps, outcome.tokens)):
             notes.append(few if len(work.session.stages) == 1 else f"stage {part.spec.name}: {few}")
         said = [f"{n}: {text}" for n, one in outcome.found.items() for text in one["notes"]]
         said += streamed.told(outcome.streamed)

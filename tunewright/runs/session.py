@@ -82,12 +82,6 @@ class StageInputs:
         """Share of the tokens that is replayed."""
         return sum(share for _, share in self.replay.values())
 
-    def few_steps(self, steps: int, tokens: int, *, once: bool) -> str | None:
-        """What to tell of too few steps (`training.budget.few_steps`); None where more of them would teach nothing."""
-        if self.picks:
-            return None
-        return few_steps(steps, tokens, self.spec.budget, self.train, longest(self.rows.rows), once=once)
-
     def cautions(self, plan: Callable[[], Plan]) -> list[str]:
         """What its methods and selectors say of the steps that are planned; `plan` is asked for only where one of them
         might.
@@ -138,6 +132,13 @@ class Session:
     @property
     def seed(self) -> int:
         return int(self.recipe.train.seed)
+
+    def few_steps(self, part: StageInputs, steps: int, tokens: int) -> str | None:
+        """What `training.budget.few_steps` tells of a stage; None where more steps would teach nothing."""
+        if part.picks:
+            return None
+        once = self.recipe.sequence is not None and self.recipe.sequence.online
+        return few_steps(steps, tokens, part.spec.budget, part.train, longest(part.rows.rows), once=once)
 
     def left_out(self) -> list[str]:
         """What the methods' all-linear does not change inside the blocks, a sentence for each reason."""

@@ -41,8 +41,8 @@ CLAIM = Claim(
     extra={"data": {"train": None, "eval": None, "validation": None}, "keep": [], "evaluation": {"rows": 400}},
     scales=("nano",),
     differs="a small ViT that knows digits upright, and digits turned and mirrored, instead of a vision-language model "
-    "and medical sets; one figure over earlier, latest and unseen sets; joint and specialised models stand in "
-    "docs/continual-compared.md for other streams, and are not judged here",
+    "and medical sets; one figure over earlier, latest and unseen sets; what is rehearsed is read beside as "
+    "many new rows; neither joint nor specialised models stand beside it",
 )
 
 
