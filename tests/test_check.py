@@ -45,7 +45,7 @@ def test_bad_rows_are_data(recipe):
 def test_bad_rows_are_printed_and_make_it_fail(recipe):
     done = invoke(recipe)
     assert done.exit_code == DataError.code
-    assert "train.jsonl:2" in done.stdout and "completion" in done.stdout and "1 bad rows" in done.stdout
+    assert "train.jsonl:2" in done.stdout and "completion" in done.stdout and "1 bad row, 0 refusals" in done.stdout
 
 
 def test_one_fault_of_many_rows_is_said_once_with_what_the_rows_have(recipe, tmp_path):

@@ -198,6 +198,15 @@ def test_a_plan_and_a_run_say_what_all_linear_leaves_out(method: Any, said: bool
     assert ("left out of all-linear" in str(planned)) == said
 
 
+@pytest.mark.parametrize(("rank", "told"), [(32, False), (33, True)])
+def test_a_rank_above_a_layers_narrower_side_is_told(rank: int, told: bool, inputs: Path, tmp_path: Path) -> None:
+    method = {"lora": {"rank": rank, "target_modules": ["q_proj"]}}
+    recipe = small.write_recipe(inputs, stages__0__methods=[method], stages__0__budget={"steps": 1}, keep=[])
+    said = "lora: rank 33 is above the narrower side of 2 of 2 layers"
+    for notes in (plan(recipe, quiet=True).notes, run(recipe, out=tmp_path / "out", quiet=True).report.notes):
+        assert any(n.startswith(said) for n in notes) == told == any(n.startswith("lora: ") for n in notes)
+
+
 def test_a_method_that_cannot_act_in_the_steps_is_marked_and_the_report_says_so(inputs: Path, tmp_path: Path) -> None:
     methods = [{"lift": {"rank": 2, "filter_rank": 2}}]
     said = "lift: the mask is drawn once: 3 steps do not reach refresh_steps 400; write fewer, or none to say so"

@@ -64,7 +64,6 @@ def test_every_field_is_described_and_unknown_ones_are_refused(model: type[BaseM
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "the file"),
         ("[]", "the file"),
         ('{"version": 2, "run": {"name": "x"}}', "version"),
         ('{"run": {"name": "x", "sped": 1}}', "run.sped"),
@@ -76,6 +75,13 @@ def test_a_file_that_is_no_report_is_named_with_its_field(tmp_path: Path, text: 
     with pytest.raises(FolderError, match=f"not a report of version 1: {said}") as caught:
         Report.load(tmp_path)
     assert str(tmp_path / "report.json") in str(caught.value)
+
+
+def test_a_file_that_was_cut_off_is_told_as_that_and_not_as_of_another_version(tmp_path: Path) -> None:
+    whole = make_example().dumps()
+    (tmp_path / "report.json").write_text(whole[: len(whole) // 2])
+    with pytest.raises(FolderError, match="the report is not whole: .*EOF"):
+        Report.load(tmp_path)
 
 
 def test_no_file_and_no_folder_are_errors(tmp_path: Path) -> None:

@@ -103,6 +103,20 @@ def test_select_writes_what_the_run_keeps(inputs: Path, finished: Path) -> None:
         select_of_recipe(recipe(inputs, stages=two_stages(BAND)), inputs / "later")
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_row_that_no_selector_is_offered_is_named_and_so_is_a_number_above_the_rows(inputs: Path, more: int) -> None:
+    few = (inputs / "train.jsonl").read_text().splitlines()[:9]
+    few[4:4] = [json.dumps({"prompt": "pin " * 200, "completion": "card"})] * (1 + more)
+    (inputs / "few.jsonl").write_text("\n".join(few))
+    data = {"data__train": ["few.jsonl"], "data__truncation": "drop", "data__max_length": 64}
+    use = {"random": {"keep": 9 + more}}
+    found = select_of_recipe(recipe(inputs, data__select=[use], **data), inputs / f"few-{more}")
+    assert (found.left_out, found.kept) == (1 + more, 9)
+    said = ["random was to keep 10 rows, and was offered 9"] if more else []
+    assert found.notes[-1 - more :] == [*said, "offered to no selector, the first of them: few.jsonl:5"]
+    assert ("2 rows were offered to no selector" if more else "1 row was offered to no selector") in str(found)
+
+
 def test_a_record_that_a_selector_changed_is_encoded_anew(inputs: Path) -> None:
     found = select_of_recipe(recipe(inputs, data__select=[{"ifd": {"keep": 4, "most": 9}}]), inputs / "hard")
     lines = [json.loads(x) for x in (inputs / "hard" / "scores.jsonl").read_text().splitlines()]

@@ -26,13 +26,19 @@ VALUES = st.recursive(
 OBJECTS = st.dictionaries(st.text(), VALUES, max_size=4)
 
 
-@given(OBJECTS, st.sampled_from([None, 1]), st.booleans())
+@given(OBJECTS, st.sampled_from([None, 1, 4]), st.booleans())
 def test_every_object_is_let_through_and_done_at_its_end(value: Any, indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     form = JsonObject()
     assert form.takes(text[:-1]) and not form.done
     assert form.takes(text[-1:]) and form.done
     assert not form.takes(b" ") and not JsonObject().takes(text + b"x")
+
+
+def test_blanks_end_with_the_line_and_its_indentation():
+    for before, open_ in ((b"", 0), (b'{"a":', 1), (b'{"a": [', 2)):
+        most = b"\r\n" + b" " * 4 * open_
+        assert JsonObject().takes(before + most) and not JsonObject().takes(before + most + b" "), before
 
 
 @given(OBJECTS, st.data())

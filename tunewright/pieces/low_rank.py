@@ -131,6 +131,18 @@ class LowRankChange(Method):
                 remedy=f"write rank: {min(sides)} or less",
             )
 
+    def too_wide(self, structure: Structure) -> str | None:
+        """What is told of ranks above a layer's narrower side; None where there are none."""
+        sides = {s: min(s.out_features, s.in_features) for s in self.sites(structure)}
+        wide = [s for s, side in sides.items() if self.rank_at(s) > side]
+        if not wide:
+            return None
+        first, many = wide[0], f"{len(wide)} of {len(sides)} layers"
+        return (
+            f"rank {self.rank_at(first)} is above the narrower side of {many} ('{first.name}': {sides[first]}): "
+            f"a rank of {sides[first]} reaches every change of that layer, with fewer weights"
+        )
+
     def rank_at(self, site: Site) -> int:
         """The rank of a layer's change."""
         return self.rank

@@ -312,7 +312,9 @@ def show(report: CheckReport, files: Sequence[Path] = (), console: Console | Non
     for text in report.cautions:
         out.print(f"[yellow]caution[/] {escape(text)}")
     if not report.ok:
-        out.print(f"[red]{len(report.problems)} bad rows, {len(report.refusals)} refusals[/]")
+        counted = ("bad row", len(report.problems)), ("refusal", len(report.refusals))
+        bad, refused = (f"{n:,} {what}{'' if n == 1 else 's'}" for what, n in counted)
+        out.print(f"[red]{bad}, {refused}[/]")
     elif report.cautions:
         out.print("[yellow]a run would take this data, and say the cautions above on every page[/]")
     else:

@@ -95,7 +95,7 @@ def look(session: Session, load: float = 0.0) -> RunPlan:
         packed=session.packed,
         notes=[
             *session.notes,
-            *session.left_out(),
+            *session.on_layers(),
             *made.announced(session),
             *announced(session),
             *streams.announced(session),

@@ -43,9 +43,16 @@ class Refusals(list[TunewrightError]):
             return None
 
     def note(self, error: TunewrightError) -> None:
-        """Add an error, unless one says the same."""
-        if str(error) not in map(str, self):
+        """Add an error, unless one says the same: of the same place, or of what a stage takes from the recipe."""
+        if not any(_same(error, other) for other in self):
             self.append(error)
+
+
+def _same(one: TunewrightError, other: TunewrightError) -> bool:
+    places = sorted((str(one.where or ""), str(other.where or "")), key=len)
+    inner = places[1].removesuffix(places[0])
+    alike = (one.what, one.remedy) == (other.what, other.remedy)
+    return alike and (not inner or (inner.startswith("stages.") and inner.count(".") == 2))
 
 
 def of_methods(recipe: Recipe, task: Task, refused: Refusals) -> dict[str, Named]:

@@ -93,7 +93,7 @@ def select_of_recipe(recipe: RecipeLike, out: Path, *, sets: Sequence[str] = ())
             target=len(part.selection.target()) if target is not None else 0,
             model=loaded.model.name if asked else None,
             seconds=time.perf_counter() - began,
-            notes=[*session.notes, *wrote["empty"]],
+            notes=[*session.notes, *_short(data.select, names, wrote["figures"]), *wrote["notes"]],
         )
         finish(subset, folder)
     return subset
@@ -163,7 +163,7 @@ def select_of_pool(
             )
         seconds = time.perf_counter() - began
         notes = [f"columns guessed: {_called(s.columns)}" for s in found if s.columns and not columns]
-        notes = list(dict.fromkeys([*notes, *wrote["empty"]]))
+        notes = list(dict.fromkeys([*notes, *_short(uses, names, wrote["figures"]), *wrote["notes"]]))
         subset = _subset(out, wrote, uses, names, _Settled(), len(aimed), None, seconds, notes)
         finish(subset, folder)
     return subset
@@ -237,6 +237,16 @@ def _took(name: str, offered: int, kept: int, reasons: Mapping[str, int]) -> str
     """What a selector left of the rows that it was offered, and its commonest reason."""
     most = max(reasons, key=lambda reason: reasons[reason], default="")
     return f"'{name}' kept {kept:,} of {offered:,}" + (f" ({most}: {reasons[most]:,})" if most else "")
+
+
+def _short(uses: Sequence[MethodUse], names: Sequence[str], figures: Mapping[str, Any]) -> list[str]:
+    """What is told of selectors that were to keep more rows than they were offered."""
+    asked = [(name, getattr(method_of(use), "keep", None)) for use, name in zip(uses, names, strict=True)]
+    return [
+        f"{name} was to keep {keep:,} rows, and was offered {figures[name]['offered']:,}"
+        for name, keep in asked
+        if isinstance(keep, int) and keep > figures[name]["offered"]
+    ]
 
 
 def _called(columns: Mapping[str, str]) -> str:

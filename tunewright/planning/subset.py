@@ -102,7 +102,7 @@ Said = tuple[int, Mapping[str, Any], str, str, Verdict]
 
 def write(said: Iterable[Said], folder: Path, sources: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
     """Write rows and scores into a folder; gives the files, counts, each selector's figures (by `names`, in order) and
-    notes of files that stay empty.
+    notes: of rows that no selector was offered, and of files that stay empty.
 
     DataError for rows that JSON cannot hold.
     """
@@ -110,13 +110,16 @@ def write(said: Iterable[Said], folder: Path, sources: Sequence[str], names: Seq
     offered, kept = Counter[str](), Counter[str]()
     reasons: dict[str, Counter[str]] = {name: Counter() for name in names}
     counts, filled = Counter[str](), set[int]()
+    unseen: str | None = None
     with ExitStack() as stack:
         out = [stack.enter_context((folder / f).open("w", encoding="utf-8")) for f in files]
         scores = stack.enter_context((folder / "scores.jsonl").open("w", encoding="utf-8"))
         for k, row, source, id, verdict in said:
             counts["rows"] += 1
             counts["kept"] += verdict.kept
-            counts["left_out"] += not verdict.kept and verdict.by is None
+            if not verdict.kept and verdict.by is None:
+                counts["left_out"] += 1
+                unseen = unseen or id
             scores.write(_line(_told(source, id, verdict, len(sources) > 1)))
             if verdict.kept:
                 out[k].write(_row(row, id))
@@ -127,13 +130,14 @@ def write(said: Iterable[Said], folder: Path, sources: Sequence[str], names: Seq
             if verdict.by is not None and not verdict.kept:
                 reasons[verdict.by][verdict.reason or "left out"] += 1
     figures = {n: {"offered": offered[n], "kept": kept[n], "reasons": _few(reasons[n])} for n in names}
-    empty = [
+    notes = [f"offered to no selector, the first of them: {unseen}"] if unseen is not None else []
+    notes += [
         f"no row of {source} is kept: {file} is empty, and a recipe that names it is refused"
         for k, (source, file) in enumerate(zip(sources, files, strict=True))
         if k not in filled
     ]
     counted = {k: counts[k] for k in ("rows", "kept", "left_out")}
-    return {"files": files, **counted, "figures": figures, "empty": empty}
+    return {"files": files, **counted, "figures": figures, "notes": notes}
 
 
 def _told(source: str, id: str, verdict: Verdict, several: bool) -> dict[str, Any]:
@@ -196,7 +200,9 @@ def show(found: SubsetFigures, console: Console | None = None) -> None:
         table.add_row(s.name, f"{s.offered:,}", f"{s.kept:,}", clean(whys))
     out.print(table)
     if found.left_out:
-        out.print(f"{found.left_out:,} rows were offered to no selector: a run would not train on them", markup=False)
+        one = found.left_out == 1
+        said = "1 row was" if one else f"{found.left_out:,} rows were"
+        out.print(f"{said} offered to no selector: a run would not train on {'it' if one else 'them'}", markup=False)
     read = f"; {words.count(found.tokens)} tokens read with {found.model}" if found.tokens else ""
     spent = f", {words.count(found.flops)} FLOPs" if found.flops else ""
     out.print(Text(f"{words.seconds(found.seconds)}{read}{spent}", style="dim"))

@@ -67,6 +67,6 @@ class Saved(Part):
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "the file"
             version = cls.model_fields["version"].default
-            raise FolderError(
-                f"not a {cls.noun} of version {version}: {field}: {first['msg']}", where=str(path), remedy=cls.again
-            ) from error
+            cut = first["type"] == "json_invalid"  # cut off in the middle, or no JSON at all: of no version
+            what = f"the {cls.noun} is not whole" if cut else f"not a {cls.noun} of version {version}: {field}"
+            raise FolderError(f"{what}: {first['msg']}", where=str(path), remedy=cls.again) from error

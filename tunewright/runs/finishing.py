@@ -144,7 +144,7 @@ def _notes(work: Work) -> list[str]:
 
     notes = [
         *work.session.notes,
-        *work.session.left_out(),
+        *work.session.on_layers(),
         *work.session.adapted.notes,
         *work.session.adapted.reshaped(),
     ]

@@ -20,6 +20,7 @@ from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Loaded, load
 from tunewright.measure.asking import Questions
 from tunewright.models.adapted import Adapted
+from tunewright.pieces.low_rank import LowRankChange
 from tunewright.recipe import DataSpec, ModelSpec, Recipe, StageSpec
 from tunewright.recipe.models import located
 from tunewright.runs.aiming import aims, halves
@@ -140,10 +141,15 @@ class Session:
         once = self.recipe.sequence is not None and self.recipe.sequence.online
         return few_steps(steps, tokens, part.spec.budget, part.train, longest(part.rows.rows), once=once)
 
-    def left_out(self) -> list[str]:
-        """What the methods' all-linear does not change inside the blocks, a sentence for each reason."""
-        asked = (getattr(m, "target_modules", None) for part in self.stages for _, m in part.methods)
-        return self.adapted.structure.left_out() if "all-linear" in asked else []
+    def on_layers(self) -> list[str]:
+        """What is told of the layers that methods change: what all-linear leaves out inside the blocks, a sentence for
+        each reason, and ranks above a layer's narrower side.
+        """
+        structure, used = self.adapted.structure, [one for part in self.stages for one in part.methods]
+        asked = (getattr(m, "target_modules", None) for _, m in used)
+        out = structure.left_out() if "all-linear" in asked else []
+        wide = ((name, m.too_wide(structure)) for name, m in used if isinstance(m, LowRankChange))
+        return out + list(dict.fromkeys(f"{name}: {said}" for name, said in wide if said is not None))
 
     def judge_on_validation(self) -> None:
         """Measure the target on the validation rows; where methods choose on them, selectors aim at them, or weights

@@ -1,15 +1,15 @@
 """Whether bytes are the beginning of a JSON object, byte by byte: what `response_format: json_object` is held to.
 
-JSON nests without end, so that no table of states holds it; a stack does. Whitespace between parts is held to `BLANK`
-bytes, or a model that means to say something else would write it for ever.
+JSON nests without end, so that no table of states holds it; a stack does. Whitespace between parts is held to a line's
+end and the indentation of what is open, or a model that means to say something else would write it for ever.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-BLANK = 32
 DEEPEST = 64
+END_OF_LINE, INDENTATION = 2, 4
 _SPACE, _DIGITS, _HEX = frozenset(b" \n\r\t"), frozenset(b"0123456789"), frozenset(b"0123456789abcdefABCDEF")
 _WORDS = {b[0]: b for b in (b"true", b"false", b"null")}
 _NUMBER = {
@@ -82,7 +82,7 @@ class JsonObject:
     def _between(self, b: int) -> bool:
         if b in _SPACE:
             self.blank += 1
-            return not self.done and self.blank <= BLANK
+            return not self.done and self.blank <= END_OF_LINE + INDENTATION * len(self.stack)
         self.blank = 0
         e, c = self.expects, chr(b)
         if e == "colon":
