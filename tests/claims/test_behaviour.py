@@ -122,7 +122,7 @@ def checked(bench, result):
         return checking.check(loaded(bench), "nano", result, digests, task(bench))
 
 
-def test_a_claim_that_is_run_gets_its_digest(bench):
+def test_a_claim_that_is_run_gets_its_digest_before_any_seed(bench, capsys):
     engine = WithDigests(real(bench / "runs"))
     result = runner.run_claim(
         "asft", engine=engine, results=bench / "results", claims=bench / "claims", task=task(bench)
@@ -132,10 +132,13 @@ def test_a_claim_that_is_run_gets_its_digest(bench):
     assert result.claim_hash == code_hash.of_claim(loaded(bench)) and result.base_hash
     broken = task(bench) | {"model": str(bench / "gone")}
     engine.digest = lambda *args: digest_of(bench, broken)
+    run_all, said = engine.run_all, []
+    engine.run_all = lambda *given: (said.append(capsys.readouterr().err), run_all(*given))[1]
     result = runner.run_claim(
         "asft", engine=engine, results=bench / "results", claims=bench / "claims", task=task(bench)
     )
     assert result.digest is None and result.no_digest == "there is no such model folder"
+    assert "asft: no digest of its first steps will be written" in said[-1]
 
 
 def test_a_digest_comes_out_again_until_the_method_does_something_else(bench, monkeypatch):

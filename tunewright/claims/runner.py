@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,6 +103,7 @@ def run_claim(
     matched = metrics.find(claim.metric)[2] or claim.metric.startswith(("kept", "drift"))
     run.rates = {name: t.smallest if matched else t.rate for name, t in tuned.items()}
     best = _best(claim, tuned, count) if claim.against == "best" else None
+    _digest(loaded, run, engine, result)
     if loaded.measure is not None:
         _measure(loaded, run, result, count, best)
     else:
@@ -113,7 +115,6 @@ def run_claim(
                 [a.model_dump(mode="json", exclude={"key"}) for a in tuned[arm.name].attempts],
             )
     _describe(result, count)
-    _digest(loaded, run, engine, result)
     tested.settle(claim, result)
     return results_io.finish(loaded.name, scale, result, results)
 
@@ -254,11 +255,12 @@ def _amount(record: Any) -> Amount:
 
 
 def _digest(loaded: Loaded, run: ClaimRun, engine: Engine, result: ScaleResult) -> None:
-    """What the arms do in their first steps; or why that is not written down."""
+    """What the arms do in their first steps; or why that is not written down, which is said before hours of seeds."""
     try:
         result.digest = engine.digest(loaded, run.scale, run.rates, run.task)
     except TunewrightError as error:
         result.no_digest = error.what
+        print(f"{loaded.name}: no digest of its first steps will be written: {error}", file=sys.stderr)
 
 
 def again(
