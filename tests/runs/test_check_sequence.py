@@ -20,7 +20,8 @@ def test_a_bad_row_of_a_sequence_is_counted_once(tmp_path, monkeypatch):
     tree |= {"data": {"train": "train.jsonl", "eval": "eval.jsonl"}, "tasks": {"by": "label", "count": 2}}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
     report = check_recipe(tmp_path / "r.yaml").report
-    assert len(report.problems) == 1 and [s.role for s in report.sources] == ["train", "train", "eval", "eval"]
+    assert [p.where for p in report.problems] == ["train.jsonl:6"]  # the file, not the task, which has rows of both
+    assert [s.role for s in report.sources] == ["train", "train", "eval", "eval"]
     tree["stages"] = [
         {"name": "one", "methods": tree.pop("methods"), "data": {"train": "train.jsonl"}, "budget": tree.pop("budget")}
     ]

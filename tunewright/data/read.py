@@ -203,10 +203,12 @@ def shards_of(place: Place, source: SourceLike) -> list[Shard]:
     if not place.files:
         return [Shard(place.name, place.name)]
     packaged = place.name.startswith("quickstart:")
+    # two sources are called alike where each is a part of a file: a task's rows to learn from, and those to measure on
+    told = source.path if wanted(source) else place.name
     inside, called = _inside(place.files), Counter(p.name for p in place.files)
     out = list[Shard]()
     for path in place.files:
-        where = place.name if packaged or len(place.files) == 1 else f"{place.name.rstrip('/')}/{inside[path]}"
+        where = told if packaged or len(place.files) == 1 else f"{place.name.rstrip('/')}/{inside[path]}"
         # rows are known by their ids: files of one name in two folders may not share theirs
         name = place.name if packaged else inside[path] if called[path.name] > 1 else path.name
         out.append(Shard(name, where, path))
