@@ -226,6 +226,7 @@ def test_what_cannot_be_compared_is_said() -> None:
         given_budget({"hours": 3}, recipe)
 
 
+@pytest.mark.slow
 def test_a_merge_takes_parameters_of_each_model(tmp_path: Path) -> None:
     for seed in (1, 2):
         tiny.llama(seed).save_pretrained(tmp_path / str(seed))

@@ -54,6 +54,7 @@ def here(inputs, monkeypatch):
     return inputs
 
 
+@pytest.mark.slow
 def test_selectors_are_compared_by_what_the_same_methods_learn_of_as_many_tokens(here, tmp_path):
     lines = (here / "test.jsonl").read_text()
     (here / "apart.jsonl").write_text(lines.replace('"prompt": "', '"prompt": "pin '))
@@ -143,6 +144,7 @@ def test_a_comparison_from_recipe_to_page_and_winner(here, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in (out / "trials").glob("*/*.json")} == started  # nothing was run again
 
 
+@pytest.mark.slow
 def test_tuning_is_on_validation_rows_that_are_not_reported(here, tmp_path):
     recipe = Recipe.load(small.write_recipe(here, measurement__metric="loss"))
     out = tmp_path / "out"

@@ -187,6 +187,7 @@ def test_what_a_recipe_says_stays(folder: Path) -> None:
     assert settled(recipe)[0] is recipe
 
 
+@pytest.mark.slow
 def test_the_resolved_recipe_shows_the_values_and_runs_the_same_again(folder: Path) -> None:
     path = small.write_recipe(
         folder, train=BARE, stages__0__budget={}, stages__0__methods=["full"], measurement__strengths=[1.0]
@@ -235,6 +236,7 @@ def test_init_measures_lengths_and_writes_what_a_run_would_derive(folder: Path) 
     assert recipe.data.max_length % 32 == 0
 
 
+@pytest.mark.slow
 def test_init_keeps_the_best_weights_of_free_text_alone(folder: Path) -> None:
     def rows(answer: str) -> None:
         made = [{"prompt": f"card lost {i}", "completion": answer} for i in range(40)]

@@ -75,6 +75,7 @@ def alike(a: Path, b: Path, file: str, most: float) -> None:
         assert t.shape == other[name].shape and torch.allclose(t, other[name], rtol=0, atol=most), name
 
 
+@pytest.mark.slow
 def test_every_method_that_says_that_it_divides_trains_dials_and_saves_what_one_process_does(tmp_path):
     assert {"full", "lora", "dora", "ia3", "bitfit", "lora-plus"} <= set(NAMES)
     file = tmp_path / "found.json"
@@ -138,6 +139,7 @@ def test_what_full_fine_tuning_saves_is_whole_and_stands_beside_the_base_anywher
     assert exported.code == 0, exported.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_checkpoint_goes_on_in_any_number_of_processes_divided_or_not(bench, method):
     body = recipe(LORA if method == "lora" else ["full"], eval_steps=3, keep_best="loss")
@@ -157,6 +159,7 @@ def test_a_checkpoint_goes_on_in_any_number_of_processes_divided_or_not(bench, m
         alike(whole_run, copy, "stages/main/trained.safetensors", 1e-4)
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_measured_by_others_where_a_process_ends_thereafter(bench):
     whole_run, _ = both(bench, "full-measured", recipe(["full"]))
     file, out = bench.folder / "full-measured-divided.yaml", bench.folder / "full-measured-killed"
@@ -168,6 +171,7 @@ def test_what_was_trained_is_measured_by_others_where_a_process_ends_thereafter(
     assert _numbers(report(whole_run)["kept"]) == pytest.approx(_numbers(report(out)["kept"]), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_not_divided_goes_on_divided(bench):
     body = recipe(["full"])
     file = bench.folder / bench.write("undivided", body)
@@ -188,6 +192,7 @@ def _copy(run: Path, to: Path) -> None:
     (to / "lock").unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_stages_of_added_weights_go_on_from_one_another(bench):
     stages = [
         {"name": "first", "methods": LORA, "budget": {"steps": 3}},
@@ -208,6 +213,7 @@ OTHERS: dict[str, tuple[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_architectures_and_tasks_divide_too(bench, name):
     task, make = OTHERS[name]
@@ -235,6 +241,7 @@ def test_other_architectures_and_tasks_divide_too(bench, name):
     alike(*outs, "stages/second/trained.safetensors", 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"activation_checkpointing": True}])
 def test_half_precision_and_recomputed_activations_train_alike(bench, changes):
     outs = both(bench, f"full-{next(iter(changes))}", recipe(["full"], **changes))
@@ -281,6 +288,7 @@ group.leave()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_process_holds_its_share_of_the_weights_and_nothing_between_two_forwards(count):
     with spawn(["-c", HELD], count) as processes:

@@ -231,6 +231,7 @@ def test_a_disk_that_fills_while_rows_are_cleaned(bench: Bench, place: Path, sma
     assert [p.name for p in small_disk.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_during_a_run_and_is_emptied(bench: Bench, place: Path, small_disk: Path) -> None:
     out = small_disk / "out"
     assert "the disk is full" in says_one_thing(bench.commands(place, ["run", "r.yaml", "--out", str(out)]), FOLDER)
@@ -258,6 +259,7 @@ def test_a_disk_that_is_full_at_the_end_of_a_run(bench: Bench, place: Path, wher
 # -- A terminal that is lost -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_lost_terminal_leaves_a_checkpoint(bench: Bench, place: Path) -> None:
     done = bench.commands(place, RUN, at(STEP, 5, "hup"))
     assert done.code == errors.INTERRUPTED and "with a checkpoint" in done.stderr, done.stderr
@@ -274,6 +276,7 @@ def test_a_run_that_was_told_not_to_mind_goes_on(bench: Bench, place: Path) -> N
     assert done.code == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_real_terminal_that_goes_away(bench: Bench, place: Path) -> None:
     """The bar is on the terminal, the terminal goes: a checkpoint is written all the same."""
     import fcntl

@@ -137,6 +137,7 @@ def test_board_says_where_it_serves(place: Path, monkeypatch: pytest.MonkeyPatch
     assert holds("board", done.stdout)["address"].startswith("http://127.0.0.1:")
 
 
+@pytest.mark.slow
 def test_compare_prints_what_its_schema_says(place: Path) -> None:
     words = ["compare", "lora.yaml", "--methods", "lora:rank=2,lora:rank=4", "--seeds", "2", "--workers", "1", "--json"]
     done = CliRunner().invoke(cli.app, [*words, "--out", "compared"])

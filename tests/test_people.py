@@ -83,6 +83,7 @@ def test_the_command_line_as_a_module(module: str) -> None:
     assert done.returncode == 0 and done.stdout.startswith("tunewright "), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_what_cannot_be_printed_is_said() -> None:
     env = {**os.environ, "PYTHONPATH": str(HERE)}

@@ -56,6 +56,7 @@ def spawn(arguments: list[str], count: int, **env: str) -> Iterator[list[subproc
         ]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one_whatever_the_method(tmp_path):
     file = tmp_path / "losses.json"
     with spawn(["-m", "tests.processes", str(file), *NAMES], 2) as processes:
@@ -107,6 +108,7 @@ def test_the_first_process_alone_writes_and_speaks(bench, two):
     assert not list((bench.folder / "elsewhere").glob("runs*")) and (out / "report.json").exists()
 
 
+@pytest.mark.slow
 def test_without_dropout_two_processes_train_the_adapter_of_one(bench):
     plain = recipe([{"lora": {"rank": 2}}])
     file = bench.folder / bench.write("plain", plain)
@@ -118,6 +120,7 @@ def test_without_dropout_two_processes_train_the_adapter_of_one(bench):
     assert all(torch.allclose(one[n], other[n], rtol=1e-3, atol=1e-5) for n in one) and one.keys() == other.keys()
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does_after_every_stage_and_while_training(bench):
     stages = [
         {"name": name, "methods": [{"lora": {"rank": 2}}], "budget": {"steps": 4}, "carry": "fold"}
@@ -156,6 +159,7 @@ def _numbers(value: Any) -> list[float]:
     return [float(value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_with_one_message_and_it_goes_on(bench, two):
     whole, _ = two
     file = bench.folder / bench.write("two", RECIPES["lora with dropout"])
@@ -186,6 +190,7 @@ def launched(bench: Bench, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env={**env, "TMPDIR": str(bench.folder)}, text=True, **pipes)
 
 
+@pytest.mark.slow
 def test_the_command_begins_processes_passes_a_signal_on_and_clears_up(bench):
     file = bench.folder / bench.write("launched", recipe([{"lora": {"rank": 2}}], save_steps=None))
     out = bench.folder / "launched"
@@ -267,6 +272,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "late", "waits"), [("well", 0, True), ("interrupted", 1, True), ("failed", 1, False)])
 def test_none_closes_its_connections_while_another_may_still_be_told(how, late, waits):
     with spawn(["-c", PARTING, how, str(late)], 2) as processes:
@@ -288,6 +294,7 @@ def test_what_leaves_says_so_and_waits_for_all_where_it_ends_well(monkeypatch, w
     assert done == [*(keys[:1] + keys if well else []), "gone"]
 
 
+@pytest.mark.slow
 def test_a_first_process_that_is_killed_is_spoken_for(bench):
     process = launched(bench, "run", str(bench.folder / "two.yaml"), "--set", "budget.steps=100000")
     children = []
@@ -301,6 +308,7 @@ def test_a_first_process_that_is_killed_is_spoken_for(bench):
     assert "process 1 of 2: ended by SIGKILL" in said and "tunewright resume" in said
 
 
+@pytest.mark.slow
 def test_a_recipe_that_is_wrong_is_one_message(bench):
     process = launched(bench, "run", str(bench.folder / "two.yaml"), "--set", "train.learning_rat=1")
     _, said = process.communicate(timeout=600)

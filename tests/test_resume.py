@@ -62,6 +62,7 @@ def _parameters() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fault"),
     _parameters(),
@@ -87,6 +88,7 @@ def test_killed_again_and_again(bench: Bench) -> None:
     assert json.loads((bench.folder / "often" / "progress.json").read_text())["resumed"] == 5
 
 
+@pytest.mark.slow
 def test_a_split_after_running_out_of_memory_is_repeated(bench: Bench) -> None:
     """The split of step 5 is recorded; the resumed run, with memory enough, splits it the same."""
     out_of_memory = at("tunewright.training.train:Loop.gradients", 5, "memory")
@@ -100,6 +102,7 @@ def test_a_split_after_running_out_of_memory_is_repeated(bench: Bench) -> None:
     same(whole, bench.folder / "split")
 
 
+@pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_has_its_own_code(bench: Bench) -> None:
     done = bench.run("lora with dropout", "stopped", at(STEP, 5, "term"))
     assert done.code == errors.INTERRUPTED and "tunewright resume" in done.stderr and "Traceback" not in done.stderr
@@ -108,6 +111,7 @@ def test_sigterm_writes_a_checkpoint_and_has_its_own_code(bench: Bench) -> None:
     same(bench.uninterrupted("lora with dropout"), bench.folder / "stopped")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["tunewright.runs.fresh:load", "tunewright.runs.meter:Meter.prepare_base", READ])
 def test_sigterm_outside_training_can_be_resumed_too(bench: Bench, moment: str) -> None:
     out = "stopped-" + moment.rpartition(":")[2]
@@ -117,6 +121,7 @@ def test_sigterm_outside_training_can_be_resumed_too(bench: Bench, moment: str) 
     same(bench.uninterrupted("lora with dropout"), bench.folder / out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["half", "flipped", "removed"])
 def test_a_damaged_checkpoint_is_passed_over_and_named(bench: Bench, harm: str) -> None:
     assert bench.run("lora with dropout", harm, at(STEP, 9)).code == -signal.SIGKILL
@@ -133,6 +138,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(bench: Bench, harm: str) 
     same(bench.uninterrupted("lora with dropout"), bench.folder / harm)
 
 
+@pytest.mark.slow
 def test_a_pickled_checkpoint_is_never_read(bench: Bench) -> None:
     assert bench.run("lora with dropout", "pickled", at(STEP, 9)).code == -signal.SIGKILL
     (bench.folder / "pickled" / "checkpoint-6" / "optimizer.pt").write_bytes(b"\x80\x04K\x01.")
@@ -145,6 +151,7 @@ def test_a_pickled_checkpoint_is_never_read(bench: Bench) -> None:
     same(bench.uninterrupted("lora with dropout"), bench.folder / "pickled")
 
 
+@pytest.mark.slow
 def test_a_damaged_result_of_a_stage_is_made_again(bench: Bench) -> None:
     assert bench.run("fold", "stage-damaged", at(STEP, 9)).code == -signal.SIGKILL
     file = bench.folder / "stage-damaged" / "stages" / "first" / "trained.safetensors"
@@ -154,6 +161,7 @@ def test_a_damaged_result_of_a_stage_is_made_again(bench: Bench) -> None:
     same(bench.uninterrupted("fold"), bench.folder / "stage-damaged")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("do", "says"), [("full", "the disk is full"), ("denied", "cannot be written"), ("limit", "too large")]
 )
@@ -167,6 +175,7 @@ def test_a_write_that_fails_loses_no_earlier_checkpoint(bench: Bench, do: str, s
     same(bench.uninterrupted("lora with dropout"), bench.folder / do)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_the_metrics_too(bench: Bench) -> None:
     done = bench.run("lora with dropout", "full-metrics", at(STEP, 5, "tight"))
     assert done.code == errors.FolderError.code and "Traceback" not in done.stderr, done.stderr
@@ -174,6 +183,7 @@ def test_a_disk_that_is_full_for_the_metrics_too(bench: Bench) -> None:
     same(bench.uninterrupted("lora with dropout"), bench.folder / "full-metrics")
 
 
+@pytest.mark.slow
 def test_a_live_runs_folder_is_locked(bench: Bench) -> None:
     file = bench.write("lora with dropout", RECIPES["lora with dropout"])
     live = bench.commands.start(bench.folder, ["run", file, "--out", "live"], at(STEP, 5, "sleep"))

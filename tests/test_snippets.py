@@ -124,6 +124,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PRINTS)
 def test_a_pages_python_runs(page: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = program(page)
@@ -138,6 +139,7 @@ def test_a_pages_python_runs(page: str, workspace: Path, monkeypatch: pytest.Mon
         assert said in out.getvalue(), said
 
 
+@pytest.mark.slow
 def test_mypy_accepts_the_pages(tmp_path: Path) -> None:
     files = []
     for page in PRINTS:

@@ -90,6 +90,7 @@ def test_the_page_has_what_is_tested_here() -> None:
     assert [c.split()[0] for c in COMMANDS] == ["tunewright"] * 3 + ["pytest"] * 2 + ["tunewright", "pytest"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_pages_commands(package: Path, command: str) -> None:
     words = shlex.split(command)

@@ -89,6 +89,7 @@ def test_the_page_has_what_is_tested_here() -> None:
     assert json.loads(shown).keys() == sentence(random.Random(0)).keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_pages_commands(package: Path, command: str) -> None:
     words = shlex.split(command)

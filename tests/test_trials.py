@@ -61,6 +61,7 @@ def test_an_equal_trial_is_not_run_again_and_artefacts_stay_when_asked(folder, s
     assert run_trial(recipe(folder, name="x"), store).started == kept.started
 
 
+@pytest.mark.slow
 def test_the_base_is_measured_once_for_all_seeds_and_methods_see_equal_rows_in_equal_order(folder, store):
     found = {
         (m, s): run_trial(recipe(folder, train__seed=s, stages__0__methods=[m]), store)

@@ -213,6 +213,7 @@ def test_write_needs_a_file_of_ones_own(folder: Path) -> None:
         tunewright.tune(small.write_recipe(folder), write=True, out="x.yaml")
 
 
+@pytest.mark.slow
 def test_real_runs_are_kept_and_found_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = small.write_recipe(folder, stages__0__budget={"steps": 2})
     asked = ["tune", str(path), "--trials", "3", "--workers", "1", "--json"]

@@ -31,6 +31,7 @@ from tunewright.runs.stages import recalled
 __all__ = ["bench", "commands"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora with dropout", "half precision", "training"])
 def test_verify_finds_equal_bits(bench: Bench, name: str) -> None:
     run = bench.uninterrupted(name)
@@ -62,6 +63,7 @@ def test_verify_finds_a_checkpoint_that_was_altered_with_its_hashes(bench: Bench
     )
 
 
+@pytest.mark.slow
 def test_verify_of_an_unfinished_run(bench: Bench) -> None:
     assert bench.run("lora with dropout", "none", at(STEP, 2)).code == -signal.SIGKILL
     done = bench.resume("none", verify=True)
@@ -160,6 +162,7 @@ def test_a_file_added_where_all_files_are_read_does_not_verify(bench: Bench, tmp
         assert done.code == errors.CheckpointError.code and f"{file} was added" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_files_beside_the_runs_own_are_named(bench: Bench, tmp_path: Path) -> None:
     bench, run = spoiled(bench, tmp_path)
     assert bench.commands(bench.folder, ["export", str(run)]).code == 0  # its model/ is known
@@ -318,6 +321,7 @@ def test_no_runs_folder(bench: Bench) -> None:
     assert not any((bench.folder / "empty").iterdir())
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_put_back_whole(bench: Bench) -> None:
     """What was drawn for the first time after the best step goes back to the base with the rest."""
     wild = {"learning_rate": 0.3, "lr_scheduler_type": "constant", "warmup_steps": 0}

@@ -71,6 +71,7 @@ def secrets(place: Path) -> list[str]:
     return [json.loads(line)["prompt"] for line in (place / "locked" / "test.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_an_agent_runs_compares_and_reads_figures_and_sees_no_row(place: Path) -> None:
     work = desk(place, "one")
     asked = ask(
@@ -109,6 +110,7 @@ def test_an_agent_runs_compares_and_reads_figures_and_sees_no_row(place: Path) -
     assert yaml.safe_load((work.recipes / "first.yaml").read_text())["data"]["eval"]
 
 
+@pytest.mark.slow
 def test_what_may_not_be_is_a_message_and_no_run(place: Path) -> None:
     work = desk(place, "two", steps=10)
     rows = (place / "locked" / "test.jsonl").read_text()

@@ -122,6 +122,7 @@ def checked(bench, result):
         return checking.check(loaded(bench), "nano", result, digests, task(bench))
 
 
+@pytest.mark.slow
 def test_a_claim_that_is_run_gets_its_digest_before_any_seed(bench, capsys):
     engine = WithDigests(real(bench / "runs"))
     result = runner.run_claim(
@@ -141,6 +142,7 @@ def test_a_claim_that_is_run_gets_its_digest_before_any_seed(bench, capsys):
     assert "asft: no digest of its first steps will be written" in said[-1]
 
 
+@pytest.mark.slow
 def test_a_digest_comes_out_again_until_the_method_does_something_else(bench, monkeypatch):
     give(bench, monkeypatch, SOURCE)
     claim, result = judged(bench)
@@ -191,6 +193,7 @@ def test_runs_of_a_measure_are_called_by_their_order_whoever_ran_them_first(benc
     assert list(first.runs) == ["run 1", "run 2"] and second.runs == first.runs
 
 
+@pytest.mark.slow
 def test_what_a_measure_gives_is_in_the_digest(bench):
     file = bench / "claims" / "asft.py"
     file.write_text(DECLARED.format(metric="measured") + MEASURE)
@@ -281,6 +284,7 @@ def test_where_there_is_no_digest_the_methods_files_stand_in(bench, monkeypatch)
         checked(bench, result)
 
 
+@pytest.mark.slow
 def test_of_time_and_memory_what_they_are_made_of_is_counted(bench, monkeypatch):
     file = bench / "claims" / "asft.py"
     file.write_text(DECLARED.format(metric="cost.peak_memory_bytes"))
@@ -361,6 +365,7 @@ def test_what_is_not_there_or_was_refused_differs():
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_says_what_came_out_and_ends_with_1_where_something_is_stale(bench, monkeypatch):
     give(bench, monkeypatch, SOURCE)
     _, result = judged(bench)

@@ -165,6 +165,7 @@ def test_coverage_and_false_verdicts_on_simulated_seeds():
     assert all(rate < 0.037 for rate in _share(symmetric, "`holds`") + _share(symmetric, "`fails`"))
 
 
+@pytest.mark.slow
 def test_false_verdicts_with_several_baselines_and_on_a_page_of_many_claims():
     rows = list(simulate.several(1200))
     assert all(rate < 0.037 for rate in _share(rows, "`holds`") + _share(rows, "`fails`"))
@@ -174,6 +175,7 @@ def test_false_verdicts_with_several_baselines_and_on_a_page_of_many_claims():
     )
 
 
+@pytest.mark.slow
 def test_coverage_through_matched_curves():
     rows = list(simulate.matched(400, truth_from=5000))
     assert all(0.92 < rate < 0.98 for rate in _share(rows, "interval"))

@@ -240,6 +240,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path, runs
 
 
+@pytest.mark.slow
 def test_an_interrupted_race_comes_to_the_same_end(here):
     """`idle` hardly learns: it is dropped, in a race that was stopped and in one that was not."""
     folder, runs = here

@@ -47,6 +47,7 @@ def named(cases):
 some = st.lists(st.sampled_from(ALONE), min_size=1, max_size=4, unique_by=lambda c: c.name)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(some.filter(valid), st.integers(1, 2))
 def test_valid_combinations_resume_and_repeat_bit_for_bit(cases, stopped):

@@ -148,6 +148,7 @@ def test_a_delta_whose_form_is_not_registered_is_refused():
     assert "tunewright.deltas" in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_class_of_ones_own_is_checked_like_ours():
     class Plain(LoRA):
         """LoRA under another name."""
@@ -155,6 +156,7 @@ def test_a_class_of_ones_own_is_checked_like_ours():
     assert len(check_method(Plain, rank=3)) == len(checks_of("lora"))
 
 
+@pytest.mark.slow
 def test_as_a_pytest_plugin(pytestconfig, tmp_path):
     import subprocess
     import sys

@@ -246,6 +246,7 @@ class Like(TextClassification):
     kind: ClassVar[str] = "text-classification"
 
 
+@pytest.mark.slow
 def test_a_task_of_a_kind_passes_whole():
     names = check_task("text-classification", task=Like())
     assert "it is what its kind says" in names and "what goes out comes back" in names and len(names) > 18

@@ -149,6 +149,7 @@ def test_rows_are_made_once_and_found_again_by_what_decides_them(tmp_path, monke
     assert made == [0, 5]
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_rows_that_no_file_holds(tmp_path, monkeypatch):
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
     small.write_inputs(tmp_path)
@@ -194,6 +195,7 @@ def test_files_take_no_parameters():
         )
 
 
+@pytest.mark.slow
 def test_every_generator_is_whole():
     for name in generators.names():
         kind = type(generator(f"make:{name}", None))

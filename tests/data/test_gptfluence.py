@@ -127,6 +127,7 @@ def test_what_is_kept_are_the_largest_falls_of_a_step_on_a_row_alone(monkeypatch
     assert list(found.indices) == sorted(range(12), key=lambda i: -falls[i])[:3]
 
 
+@pytest.mark.slow
 def test_each_option_moves_the_falls() -> None:
     reads = Reads(GPTfluence())
     more = [{}, {"runs": 3}, {"steps": 4}, {"batch": 3}, {"learning_rate": 0.01}, {"rank": 2}]

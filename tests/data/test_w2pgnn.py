@@ -63,6 +63,7 @@ def test_rows_of_the_source_that_the_target_was_drawn_from_are_kept(kind: str, e
     assert [bool(r) for r in found.reasons or ()] == [r.source != kind for r in some]
 
 
+@pytest.mark.slow
 def test_what_a_combination_gives_is_feasible_and_what_none_gives_is_less_so() -> None:
     some = rows(KINDS, 12)
     mixed = 0.5 * np.kron(KINDS["even"], np.ones((6, 6))) + 0.5 * np.kron(KINDS["core"], np.ones((2, 2)))

@@ -13,6 +13,7 @@ from tests.fuzz.surfaces import SURFACES
 SAMPLE = 120
 
 
+@pytest.mark.slow
 def test_a_sample_of_damaged_inputs_is_refused_in_clear_messages():
     assert fuzzing.faults(range(SAMPLE)) == {}
 

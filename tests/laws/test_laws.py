@@ -292,6 +292,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.slow
 def test_runs_are_read_and_the_verb_prints_what_it_finds(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     done = CliRunner().invoke(cli.app, ["fit-laws", "a", "b", "c", "--tokens", "1k", "--json"])

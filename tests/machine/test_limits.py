@@ -92,6 +92,7 @@ def test_a_forked_process_can_limit_though_another_thread_had_the_lock():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much address space a process has")
 def test_memory_beyond_the_room_is_an_error_and_the_limit_goes_afterwards():
     with memory_within(1 << 28):

@@ -15,9 +15,10 @@ from tunewright.machine import host
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("system", "worker"),
-    [("win32", "fake"), *(pytest.param(s, "real", marks=pytest.mark.slow) for s in ("win32", "darwin"))],
+    [("win32", "fake"), ("win32", "real"), ("darwin", "real")],
 )
 def test_a_users_session(system: str, worker: str, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

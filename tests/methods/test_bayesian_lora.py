@@ -107,6 +107,7 @@ def made(listen=None, steps=8, **fields) -> Run:
     return Run({"bayesian-lora": BayesianLoRA(**{"rank": 4, **fields})}, steps=steps, listen=listen)
 
 
+@pytest.mark.slow
 def test_a_strong_prior_shuts_gates_and_a_weak_one_leaves_them():
     def bits(prior):
         run = made(steps=30, prior=prior, gate_rate=0.3)

@@ -151,6 +151,7 @@ def given_share(net) -> float:
     return mixing.shares_of(net, t)[0]
 
 
+@pytest.mark.slow
 def test_imitation_gives_the_mean_of_the_better_half_and_q_learning_goes_to_the_best():
     """The better half of shares drawn evenly from [0, 1] about 0.8 lies in [0.55, 1], whose mean is 0.775; about 0.95
     in [0.5, 1]: its mean is 0.75, the best 0.95.
@@ -164,6 +165,7 @@ def test_imitation_gives_the_mean_of_the_better_half_and_q_learning_goes_to_the_
     assert 0.85 < learnt <= 1 and learnt > copied + 0.08
 
 
+@pytest.mark.slow
 def test_conservatism_holds_the_agent_where_trajectories_went():
     """Each further share of the first domain is worth as much, and none above 0.6 was tried."""
     rng, found = random.Random(0), []
@@ -176,6 +178,7 @@ def test_conservatism_holds_the_agent_where_trajectories_went():
     assert held < 0.68 < 0.75 < free
 
 
+@pytest.mark.slow
 def test_the_balance_says_which_field_is_served():
     """Of two domains each helps its own field alone."""
     rng, found = random.Random(0), []

@@ -225,6 +225,7 @@ def test_a_run_and_its_export_judge_alike_and_a_run_of_them_resumes(taught, tmp_
     assert any("models.judge" in n for n in begun["content"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_run_that_began_with_a_fresh_model_judges_wherever_it_lies(taught, tmp_path, method):
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -148,6 +148,7 @@ def test_an_expert_that_was_not_drawn_stays_and_the_rest_of_the_model_too():
     assert all(torch.equal(p, base[n]) for n, p in run.adapted.base_parameters().items())
 
 
+@pytest.mark.slow
 def test_draws_are_new_each_step_even_over_experts_and_the_same_for_a_seed():
     def drawn(seed):
         run = Run({"mosa": MoSA(**SMALL)}, steps=40)

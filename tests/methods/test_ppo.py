@@ -242,6 +242,7 @@ def test_a_model_without_a_linear_language_head_is_refused():
         PPO().setup(SimpleNamespace(adapted=SimpleNamespace(model=model)))
 
 
+@pytest.mark.slow
 def test_reft_warms_up_and_then_holds_to_what_the_warm_up_left(tmp_path, monkeypatch):
     """The recipe reft-rl.yaml on sums of two digits, on a tiny base."""
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))

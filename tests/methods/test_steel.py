@@ -330,6 +330,7 @@ def test_a_run_trains_upstream_picks_certifies_and_a_later_stage_goes_on(inputs:
     assert "Certified error on new rows" in (done.folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_adapters_of_other_runs_are_drawn_from_and_the_result_is_one(inputs: Path):
     for i in range(3):
         stage = [{**STAGES[i], "name": f"t{i}"}]

@@ -53,6 +53,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_and_operations_are_those_of_blocks_as_they_are_written(kind: str, calls: list[int]) -> None:
     ours, told = trained(*KINDS[kind](), steps=6)
@@ -64,12 +65,14 @@ def test_losses_and_operations_are_those_of_blocks_as_they_are_written(kind: str
     assert largest_difference(values(ours), values(theirs)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_block_is_as_before_once_the_stage_ends() -> None:
     loop, _ = trained(LoRA())
     blocks = [loop.adapted.model.get_submodule(b.name) for b in loop.adapted.structure.blocks]
     assert all("forward" not in vars(b) for b in blocks)
 
 
+@pytest.mark.slow
 def test_what_hooks_a_block_still_sees_it(calls: list[int]) -> None:
     made, _ = stage(LoRA(), steps=3)
     first = made.adapted.model.get_submodule(made.adapted.structure.blocks[0].name)
@@ -118,6 +121,7 @@ def resumed_after(steps: int, asked: bool | str) -> Loop:
     return loop
 
 
+@pytest.mark.slow
 def test_a_resumed_stage_goes_on_to_the_same_bits() -> None:
     straight, again = (resumed_after(n, "eager") for n in (0, 2))
     assert largest_difference(values(again), values(straight)) == 0.0 and again.flops == straight.flops
@@ -130,6 +134,7 @@ def test_a_form_that_is_not_known_to_compile_is_refused_by_name(monkeypatch: pyt
     assert caught.value.where == "train.compile"
 
 
+@pytest.mark.slow
 def test_what_torch_cannot_compile_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(graph, given):
         raise RuntimeError("no compiler")
@@ -150,6 +155,7 @@ def test_a_model_whose_blocks_run_otherwise_is_refused() -> None:
         pass
 
 
+@pytest.mark.slow
 def test_packed_rows_end_where_they_do() -> None:
     from tunewright.models.attention import prepare_attention
 
@@ -186,6 +192,7 @@ def test_what_compiled_blocks_rule_out_is_refused_before_anything_is_loaded(trai
         check_compiled(Recipe.model_validate({**tree, "train": {key: train[key]}}))
 
 
+@pytest.mark.slow
 def test_a_recipe_says_whether_blocks_run_compiled(tmp_path: Path, calls: list[int]) -> None:
     from tunewright.runs.run import run
 
@@ -214,6 +221,7 @@ BY_FORM = ["adalora", "ia3"] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_FORM)
 def test_every_form_that_says_so_compiles_in_one_piece_and_learns_the_same(name: str, calls: list[int]) -> None:
     from torch._dynamo.utils import counters

@@ -79,6 +79,7 @@ def test_few_entries_of_matrices_in_float32_serve():
     assert sampled_gradients.computed(matrix) == 200
 
 
+@pytest.mark.slow
 def test_nothing_of_torchs_own_affairs_is_told(tmp_path):
     code = (
         "import torch, warnings; warnings.simplefilter('error');"

@@ -122,6 +122,7 @@ def package(tmp_path_factory):
     return folder, tensors
 
 
+@pytest.mark.slow
 def test_every_tensor_has_a_place_and_the_network_is_whispers(package, tmp_path):
     from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 

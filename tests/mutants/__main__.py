@@ -61,7 +61,7 @@ def run_tests(package: str, tests: Sequence[str], only: str, log: str, changed: 
     os.chdir(ROOT)
     os.environ["PYTHONPATH"] = os.pathsep.join([package, str(ROOT)])
     os.environ["TUNEWRIGHT_CACHE"] = str(Path(package).parent / "cache")
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-o", f"pythonpath={package} {ROOT}"]
+    options = ["-q", "-x", "-m", "slow or not slow", "-p", "no:cacheprovider", "-o", f"pythonpath={package} {ROOT}"]
     sys.exit(int(pytest.main([*options, *(["-k", only] if only else []), *tests])))
 
 

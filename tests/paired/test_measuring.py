@@ -77,6 +77,7 @@ def test_a_model_against_itself_is_no_change(made: Path) -> None:
     assert pair.kept[0].difference is not None and pair.kept[0].difference.value == 0
 
 
+@pytest.mark.slow
 def test_a_peft_adapter_is_read_on_its_base_as_peft_reads_it(made: Path, tmp_path: Path) -> None:
     model = get_peft_model(tiny.llama(), LoraConfig(r=2, target_modules=["q_proj", "up_proj"]))
     for n, p in model.named_parameters():
@@ -104,6 +105,7 @@ def test_a_peft_adapter_is_read_on_its_base_as_peft_reads_it(made: Path, tmp_pat
     assert named_base.kept == one.kept
 
 
+@pytest.mark.slow
 def test_several_seeds_give_intervals_over_seeds(made: Path) -> None:
     pair = measure(Request(at(made, "run1", "run2"), at(made, "run3", "run2")))
     one_by_one = {n: measure(Request(at(made, "base"), at(made, n))) for n in ("run1", "run2", "run3")}
@@ -157,6 +159,7 @@ def test_other_vocabularies_are_told_in_bits_a_byte_and_without_kl(made: Path, t
     assert pair.drift is None and any("other vocabularies" in n for n in pair.notes)
 
 
+@pytest.mark.slow
 def test_every_option_changes_what_is_measured(made: Path, tmp_path: Path) -> None:
     sides = at(made, "base"), at(made, "run1")
     plain = measure(Request(*sides))
@@ -184,6 +187,7 @@ def test_every_option_changes_what_is_measured(made: Path, tmp_path: Path) -> No
         measure(Request(sides[0], sides[0], task="fill-mask", keep=[f"other={made / 'keep.txt'}"]))
 
 
+@pytest.mark.slow
 def test_runs_that_were_asked_in_other_words_are_said(made: Path, tmp_path: Path) -> None:
     file = small.write_recipe(made, "other", data__template="Topic of: {text}")
     run(file, out=tmp_path / "other", quiet=True)
@@ -192,6 +196,7 @@ def test_runs_that_were_asked_in_other_words_are_said(made: Path, tmp_path: Path
     assert not measure(Request(at(made, "run2"), at(made, "run1"))).notes
 
 
+@pytest.mark.slow
 def test_one_model_is_in_memory_at_a_time(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[Any]] = []
     kept = measuring.open_side
@@ -234,6 +239,7 @@ def test_seeds_that_agree_leave_open_what_their_rows_do(made: Path) -> None:
     assert pair.target.before.unit == "seed" and pair.target.before.n == 2
 
 
+@pytest.mark.slow
 def test_classifiers_have_calibration_and_drift_of_features(tmp_path: Path) -> None:
     small.write_inputs(tmp_path, test=30, model=tiny.bert())
     for name in ("train", "test"):

@@ -65,6 +65,7 @@ def test_answers_of_a_context(tmp_path: Path) -> None:
         assert getattr(pair.target, side) == getattr(report.target, side)
 
 
+@pytest.mark.slow
 def test_numbers_are_no_shares_and_other_problems_no_other_side(tmp_path: Path) -> None:
     made = {}
     for kind in ("regression", "multi"):

@@ -135,6 +135,7 @@ def test_another_packages_probe_is_there_by_its_name(
     assert pair.probes["answer-counts"].values == {"base": 8, "tuned": 8}
 
 
+@pytest.mark.slow
 def test_a_linear_probe_reads_both_classifiers_features(tmp_path: Path) -> None:
     """Of two runs of one base, and in the run itself; other tasks have no features."""
     classifying.write_inputs(tmp_path, head=3)

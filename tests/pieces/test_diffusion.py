@@ -15,6 +15,7 @@ def model(width: int = 2, seed: int = 1, **sizes: int) -> Diffusion:
     return Diffusion(width, **{"hidden": 64, "timesteps": 50, **sizes}, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 def test_it_draws_a_mixture_of_two_gaussians_with_its_weights_means_and_spreads():
     generator = torch.Generator().manual_seed(0)
     right = torch.rand(3000, generator=generator) < 0.3

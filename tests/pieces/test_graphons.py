@@ -81,6 +81,7 @@ def test_distances_are_those_of_their_plans_and_no_farther_than_the_order_they_a
     assert graphons.transport(v, v)[0] == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_an_order_of_steps_makes_no_difference_once_it_begins_there() -> None:
     rng = np.random.default_rng(2)
     v, w = symmetric(rng, 5), symmetric(rng, 5)
@@ -100,6 +101,7 @@ def test_a_plan_may_divide_steps_where_no_order_is_as_near() -> None:
     np.testing.assert_allclose(plan, [[1 / 6, 1 / 6, 0], [1 / 6, 1 / 6, 0], [0, 0, 1 / 3]], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_shares_of_a_combination_are_found_again_and_never_worse_than_one_alone() -> None:
     rng = np.random.default_rng(3)
     basis = np.stack([symmetric(rng, 6) for _ in range(3)])

@@ -54,6 +54,7 @@ def test_gradients_are_the_same_and_parameters_stay(cuda: str, copied: list[torc
     assert len(copied) == 3  # x is too small now
 
 
+@pytest.mark.slow
 def test_memory_that_was_left_and_taken_again_is_no_copy_of_before(cuda: str) -> None:
     """What is saved and forgotten lies at addresses that later tensors get: none may come back as another."""
     w = torch.ones(2048, device=cuda, requires_grad=True)

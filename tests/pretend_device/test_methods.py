@@ -21,6 +21,7 @@ STREAMS = [c for c in (Case.of(n) for n in entries()) if "adapt" in c.slots]
 SELECTORS = [c for c in (Case.of(n) for n in entries()) if reads_with_a_model(c)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_trains_resumes_and_folds(cuda, case):
     t = Tiny(case.named, steps=2, device=cuda, micro_tokens=16, keep=(1,)).run()
@@ -56,6 +57,7 @@ def test_with_other_values_of_every_field(cuda, case):
             assert not differing(t.tensors(), t.resumed(t.saved[1]).tensors()), field
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", STREAMS, ids=lambda c: c.name)
 def test_adapts_and_goes_on_as_on_the_cpu(cuda, case):
     for task, make in benches(case.method):

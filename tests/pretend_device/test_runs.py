@@ -61,6 +61,7 @@ def ran(folder: Path, **changes: Any) -> Path:
     return result.folder
 
 
+@pytest.mark.slow
 def test_a_language_model_from_plan_to_chat(cuda, folder):
     small.write_inputs(folder, train=12, test=4)
     settings: dict[str, Any] = {"probes": ["intruder-dimensions"], "data__validation": 0.25}
@@ -74,6 +75,7 @@ def test_a_language_model_from_plan_to_chat(cuda, folder):
     assert "tuned" in said.getvalue() and Chat(open_run(out), tokens=3).answer("lost card")
 
 
+@pytest.mark.slow
 def test_interrupted_gone_on_with_and_computed_again(cuda, folder, monkeypatch):
     small.write_inputs(folder, train=12, test=4)
     settings = {"stages__0__methods": [{"hft": {"round_steps": 1}}, LORA], "train__keep_best": "loss"}
@@ -94,6 +96,7 @@ def test_interrupted_gone_on_with_and_computed_again(cuda, folder, monkeypatch):
     resume(folder / "torn", verify=True, quiet=True)
 
 
+@pytest.mark.slow
 def test_stages_and_merges_that_learn(cuda, folder):
     small.write_inputs(folder, train=12, test=4)
     two = [
@@ -113,6 +116,7 @@ def test_stages_and_merges_that_learn(cuda, folder):
     ran(folder, stages=two, after=after, data__validation=0.25)
 
 
+@pytest.mark.slow
 def test_several_models_decode(cuda, folder):
     small.write_inputs(folder, train=12, test=4)
     tiny.llama(seed=5).save_pretrained(folder / "large"), tiny.tokenizer().save_pretrained(folder / "large")
@@ -154,6 +158,7 @@ def test_spans_that_answer(cuda, folder):
     export(ran(folder, task="question-answering", keep=[], data=data))
 
 
+@pytest.mark.slow
 def test_vectors_of_texts(cuda, folder):
     tiny._make(BertModel, tiny._bert(2, 32), 0).save_pretrained(folder / "base")
     tiny.tokenizer(encoder=True, chat=False).save_pretrained(folder / "base")
@@ -210,6 +215,7 @@ def test_pictures_among_words(cuda, folder, make):
     export(ran(folder, task="image-text-to-text", keep=["rows.jsonl"], data=data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["noise", "maps"])
 def test_pictures_that_are_drawn(cuda, folder, kind):
     """A diffusion pipeline and a next-scale model of texts, guided, on the device with all that stands around them."""

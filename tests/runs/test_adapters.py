@@ -106,6 +106,7 @@ def same(a: Path, b: Path) -> None:
     assert losses(a) == losses(b)
 
 
+@pytest.mark.slow
 def test_forwards_of_their_own_give_every_bit_of_each_alone(place: Path) -> None:
     names = ("lora", "bottle", "prefix")
     several = tunewright.load_adapters(recipe(*names))
@@ -133,6 +134,7 @@ def test_an_adapter_is_a_run_of_its_own(together: AdaptersResult) -> None:
     assert not list(together.folder.rglob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_shared_forwards_agree_with_each_alone(together: AdaptersResult) -> None:
     shared = {n: json.loads((together.folder / n / "progress.json").read_text()).get("shared") for n in KINDS}
     assert [n for n, others in shared.items() if not others] == ["prefix"]
@@ -279,6 +281,7 @@ def test_a_recipe_of_several_is_refused_where_one_is_asked_for(place: Path) -> N
         run_alone(recipe("lora"), "no", quiet=True)
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_runs_go_on_to_the_same_bits(place: Path) -> None:
     """Killed within a round, then stopped by a signal: each goes on from its own checkpoint, or is begun."""
     names = ("lora", "bottle", "ia3")
@@ -314,6 +317,7 @@ def test_a_changed_recipe_does_not_go_on(together: AdaptersResult) -> None:
         file.write_text(text)
 
 
+@pytest.mark.slow
 def test_one_of_them_is_fused_by_its_run(together: AdaptersResult, place: Path, tmp_path: Path) -> None:
     name = next(n for n in ("lora", "wider") if (together.folder / n / "adapter").is_dir())
     fused = fuse(str(place / "base"), str(together.folder / name), tmp_path / "fused")
@@ -331,6 +335,7 @@ def test_the_base_is_loaded_and_measured_once(place: Path, monkeypatch: pytest.M
     assert calls == ["load"] and cached == [[], ["base measured"], ["base measured"]]
 
 
+@pytest.mark.slow
 def test_the_command_line(place: Path) -> None:
     (place / "cli.yaml").write_text(yaml.safe_dump(recipe("lora", "ia3")))
     call = CliRunner().invoke
@@ -350,6 +355,7 @@ def test_the_command_line(place: Path) -> None:
         jsonschema.validate(json.loads(call(cli.app, [verb, "cli.yaml", "--json"]).stdout), json_types.schema_of(verb))
 
 
+@pytest.mark.slow
 def test_apart_on_the_command_line(place: Path) -> None:
     (place / "apart.yaml").write_text(yaml.safe_dump(recipe("lora", "ia3")))
     call = CliRunner().invoke

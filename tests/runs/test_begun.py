@@ -104,6 +104,7 @@ def test_a_change_is_refused_with_what_changed(what: str, killed: Path, bench: B
     assert bench.commands(killed, ["resume", "out", "--verify"]).code == errors.CheckpointError.code
 
 
+@pytest.mark.slow
 def test_moved_files_and_another_layout_of_the_recipe_are_no_change(killed: Path, bench: Bench) -> None:
     if not (bench.folder / "whole").exists():
         assert bench.commands(bench.folder, ["run", "r.yaml", "--out", "whole"]).code == 0
@@ -120,6 +121,7 @@ def test_moved_files_and_another_layout_of_the_recipe_are_no_change(killed: Path
         assert (bench.folder / "whole" / name).read_bytes() == (killed / "out" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_other_surroundings_are_said_in_the_report(killed: Path, bench: Bench) -> None:
     file = killed / "out" / "begun.json"
     began = json.loads(file.read_text())

@@ -118,6 +118,7 @@ def said(model: Any, reader: Any, folder: Path) -> torch.Tensor:
     return torch.cat(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "base, method", [("yolos", "full"), *((name, {"lora": {"rank": 2}}) for name in READERS)], ids=str
 )
@@ -198,6 +199,7 @@ def test_boxes_lie_on_the_page_where_they_are() -> None:
     assert not red[rows[0] + 3 : rows[-1] - 3, columns[0] + 3 : columns[-1] - 3].any()
 
 
+@pytest.mark.slow
 def test_drift_of_a_head_that_is_kept_is_told_at_the_proposals(folder: Path) -> None:
     """A second run over an exported one: its head is the base's own; RT-DETR's proposals come from the picture."""
     for base, kind in (("yolos", "kl"), ("deformable_detr", "kl"), ("rt_detr", "1-cka")):
@@ -212,6 +214,7 @@ def test_drift_of_a_head_that_is_kept_is_told_at_the_proposals(folder: Path) -> 
         assert pair.drift.value.value == pytest.approx(report.drift.value.value, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_drift_between_other_detectors_is_told_by_features(folder: Path) -> None:
     """Proposals of two kinds of model do not belong together, and a head that was just drawn proposes nothing."""
     for base in ("yolos", "deformable_detr"):

@@ -315,6 +315,7 @@ def _used_after(folder: Path, run: Path) -> None:
     assert export(run).reloaded == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [_merged, _measured, _gone_on, _merged_after, _used_after])
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_run_is_used_by_its_folder_wherever_it_lies(tmp_path, way, method):

@@ -201,6 +201,7 @@ def test_a_limit_of_a_stream_is_refused():
         )
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_a_bad_row_goes_on_without_it(folder):
     rows = (folder / "train.jsonl").read_text().splitlines()
     (folder / "train.jsonl").write_text("\n".join([*rows[:-1], '{"prompt": 5, "completion": "x"}', rows[-1]]) + "\n")

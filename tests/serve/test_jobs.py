@@ -20,6 +20,7 @@ def model(tmp_path_factory):
     return base(tmp_path_factory.mktemp("base"))
 
 
+@pytest.mark.slow
 def test_a_job_trains_as_its_recipe_does_and_leaves_a_model(tmp_path, model):
     told = []
     with served(tmp_path / "jobs", model, publish=told.append) as (jobs, client):
@@ -89,6 +90,7 @@ def test_rate_and_batch_are_the_rules_times_what_is_asked(tmp_path, model):
     assert settled(batch_size=10)["batch_tokens"] == pytest.approx(10 * settled(batch_size=1)["batch_tokens"], abs=10)
 
 
+@pytest.mark.slow
 def test_pairs_of_answers_train_by_dpo(tmp_path, model):
     with served(tmp_path / "jobs", model) as (jobs, client):
         method = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.3, "n_epochs": 1}}}
@@ -102,6 +104,7 @@ def test_pairs_of_answers_train_by_dpo(tmp_path, model):
         assert [(m.name, m.params.get("beta")) for m in recipe.stages[0].methods] == [("lora", None), ("dpo", 0.3)]
 
 
+@pytest.mark.slow
 def test_bad_rows_are_named_by_line_and_no_path_is_told(tmp_path, model):
     rows = chats(6).decode().splitlines()
     rows[2], rows[4] = "{no json", json.dumps({"messages": [{"role": "user", "content": "nothing is said"}]})
@@ -114,6 +117,7 @@ def test_bad_rows_are_named_by_line_and_no_path_is_told(tmp_path, model):
         assert client.fine_tuning.jobs.list_events(made.id).data[0].level == "error"
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_text_is_named_as_the_request_names_it(tmp_path, model):
     with served(tmp_path / "jobs", model) as (_, client):
         good, bad = uploaded(client, chats()), uploaded(client, bytes(range(256)) * 8)
@@ -123,6 +127,7 @@ def test_a_file_that_is_no_text_is_named_as_the_request_names_it(tmp_path, model
         assert "validation_file" in job.error.message and "eval.jsonl" not in job.error.message
 
 
+@pytest.mark.slow
 def test_what_a_method_refuses_is_the_jobs_error(tmp_path, model):
     with served(tmp_path / "jobs", model) as (_, client):
         made = client.fine_tuning.jobs.create(

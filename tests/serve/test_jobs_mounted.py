@@ -15,6 +15,7 @@ from tunewright.serve.server import Server
 RECIPE = {"methods": [{"lora": {"rank": 4}}], "budget": {"steps": 40}, "train": {"learning_rate": 0.02, "threads": 1}}
 
 
+@pytest.mark.slow
 def test_a_finished_jobs_model_answers_beside_its_base(tmp_path):
     folder = base(tmp_path / "base")
     models = tmp_path / "jobs" / "models"

@@ -322,6 +322,7 @@ sys.exit(worker.main(place))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_job_resumes_to_the_bits_of_one_that_was_not(tmp_path, monkeypatch):
     (tmp_path / "killed.py").write_text(KILLED)
     monkeypatch.setattr(supervisor, "COMMAND", (sys.executable, str(tmp_path / "killed.py")))

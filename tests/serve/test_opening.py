@@ -146,6 +146,7 @@ def test_importing_the_package_imports_no_web_server() -> None:
     assert out.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_verb_serves_until_it_is_stopped(made: Path) -> None:
     command = [sys.executable, "-m", "tunewright", "serve", str(made / "base"), "--adapters", str(made / "runs")]
     process = subprocess.Popen(

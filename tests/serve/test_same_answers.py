@@ -40,6 +40,7 @@ def said(handle: Handle, ends: frozenset[int]) -> list[int]:
     return [s.token for s in handle.result()[0].said if s.token not in ends]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", [Limits(), Limits(max_batch=3, chunk=5, prefix_bytes=0), Limits(max_batch=2)])
 def test_mixed_batches_say_what_each_says_alone(folder: Path, limits: Limits) -> None:
     models = [serving.BASE, *NAMES, "c", "a@0.5", "a@0", "tiny"]

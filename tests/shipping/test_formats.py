@@ -185,6 +185,7 @@ def test_mlxs_folder_has_settings_under_both_names(lora: Path, tmp_path: Path) -
         assert any("not installed" in n for n in found["notes"]) and not found["checks"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ONNX, reason="onnxscript is not installed")
 def test_an_onnx_graph_says_what_the_model_says_at_any_length(lora: Path, tmp_path: Path) -> None:
     import onnxruntime

@@ -39,6 +39,7 @@ def adapter_on(model: Any, folder: Path, **config: Any) -> Any:
     return adapted.merge_and_unload()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "targets"),
     [(tiny.llama, ["q_proj", "down_proj"]), (tiny.gpt2, ["c_attn", "c_fc"]), (tiny.qwen3, ["k_proj"])],
@@ -54,6 +55,7 @@ def test_a_fused_folder_is_pefts_own_merge(make: Any, targets: list[str], tmp_pa
     assert compare(logits_of(merged.eval()), logits_of(make())).rms > 0.01  # there was something to fold
 
 
+@pytest.mark.slow
 def test_a_fused_folder_in_fewer_bits_says_what_rounding_costs(tmp_path: Path) -> None:
     base = saved(tiny.llama(), tmp_path / "base")
     adapter_on(tiny.llama(), tmp_path / "adapter", target_modules=["q_proj"])
@@ -63,6 +65,7 @@ def test_a_fused_folder_in_fewer_bits_says_what_rounding_costs(tmp_path: Path) -
     assert "stored as bfloat16" in fusing.page(fused)
 
 
+@pytest.mark.slow
 def test_a_fused_folder_may_lie_in_several_files(tmp_path: Path) -> None:
     base = saved(tiny.llama(), tmp_path / "base")
     adapter_on(tiny.llama(), tmp_path / "adapter", target_modules=["q_proj"])
@@ -70,6 +73,7 @@ def test_a_fused_folder_may_lie_in_several_files(tmp_path: Path) -> None:
     assert len(list(fused.folder.glob("model-0000*.safetensors"))) > 1 and fused.logits is not None
 
 
+@pytest.mark.slow
 def test_a_fusion_whose_logits_are_not_the_changes_is_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +88,7 @@ def test_a_fusion_whose_logits_are_not_the_changes_is_set_aside(
     assert again.value.where == str(tmp_path / "fused.broken-2") and (tmp_path / "fused.broken").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ModelError("cannot be read"), KeyboardInterrupt(), MemoryError()])
 def test_a_fusion_that_could_not_be_checked_leaves_nothing(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -100,6 +105,7 @@ def test_a_fusion_that_could_not_be_checked_leaves_nothing(
     assert not list(tmp_path.glob("fused*"))
 
 
+@pytest.mark.slow
 def test_a_fusion_whose_logits_are_no_numbers_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = saved(tiny.llama(), tmp_path / "base")
     adapter_on(tiny.llama(), tmp_path / "adapter", target_modules=["q_proj"])
@@ -229,6 +235,7 @@ def test_factors_of_fewer_bits_miss_what_rounding_takes(tmp_path: Path) -> None:
     assert {t.dtype for t in stored.values()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_both_verbs_print_text_and_json(tmp_path: Path) -> None:
     base, tuned = saved(tiny.llama(tied=False), tmp_path / "base"), tuned_llama(tmp_path / "tuned", rank=3)
     asked = ["extract-lora", str(base), str(tuned), "--rank", "3", "--out"]

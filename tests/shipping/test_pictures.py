@@ -45,6 +45,7 @@ def test_a_difference_of_two_models_becomes_an_adapter_that_peft_reads(place: Pa
         assert not torch.allclose(made(**given).logits, seeded(llava).eval()(**given).logits, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_fused_into_files_that_call_weights_otherwise(place: Path, tmp_path: Path) -> None:
     fused = fuse(str(place / "base"), str(place / "adapter"), tmp_path / "fused")
     assert fused.changed == 2 and fused.logits is not None and fused.logits.largest < 1e-5

@@ -216,6 +216,7 @@ def test_a_base_of_the_hub_is_named_as_others_find_it() -> None:
     assert card.header(recipe, report, "adapter")["base_model_relation"] == "adapter"
 
 
+@pytest.mark.slow
 def test_the_command_line_finds_the_hub_by_its_environment(lora: Path, hub: FakeHub) -> None:
     env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     command = [sys.executable, "-m", "tunewright", "push", str(lora), "me/cli"]

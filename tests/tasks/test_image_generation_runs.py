@@ -37,6 +37,7 @@ pixels = pytest.mark.parametrize("place", [UNCONDITIONAL], indirect=True)
 texts = pytest.mark.parametrize("place", [TO_IMAGE], indirect=True)
 
 
+@pytest.mark.slow
 @both
 def test_a_run_comes_to_the_same_bits_and_goes_out_as_a_pipeline(place: Path, name: str) -> None:
     kept = place / "kept.jsonl"
@@ -63,6 +64,7 @@ def test_a_run_comes_to_the_same_bits_and_goes_out_as_a_pipeline(place: Path, na
     )
 
 
+@pytest.mark.slow
 @texts
 def test_a_plain_lora_goes_out_as_diffusers_own_file(place: Path) -> None:
     run(recipe(place, TO_IMAGE, {"lora": {"rank": 2, "alpha": 6}}), place / "out", quiet=True)

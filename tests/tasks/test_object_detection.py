@@ -347,6 +347,7 @@ def test_a_model_in_bfloat16_has_about_the_same_loss(name: str) -> None:
     torch.testing.assert_close(half, wide, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_pages_detector_is_drawn_and_trained_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/from-nothing.md, as a reader copies it: the script, the recipe, a check and (two steps of) the run."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "from-nothing.md").read_text(encoding="utf-8")

@@ -317,6 +317,7 @@ BESIDE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["multi", "regression"])
 def test_a_run_of_it(tmp_path: Path, kind: str) -> None:
     made = recipe(tmp_path, kind, methods=[{"lora": {"rank": 4}}] if kind == "multi" else ["full"])
@@ -355,6 +356,7 @@ def test_a_run_of_it(tmp_path: Path, kind: str) -> None:
     assert pair.target.after is not None and pair.target.after.value == pytest.approx(target.after.value, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["multi", "regression"])
 def test_a_new_head_starts_at_the_probe_unless_it_is_to_be_drawn(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -369,6 +371,7 @@ def test_a_new_head_starts_at_the_probe_unless_it_is_to_be_drawn(
     assert drawn.target.after.value == pytest.approx(drawn.target.before.value, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_pictures_have_problems_too(tmp_path: Path) -> None:
     tiny.vit(labels=2).save_pretrained(tmp_path / "base")
     rng, rows = np.random.default_rng(0), []
@@ -393,6 +396,7 @@ def test_pictures_have_problems_too(tmp_path: Path) -> None:
         assert report.target is not None and report.target.metric == metric
 
 
+@pytest.mark.slow
 def test_the_recipe_may_say_what_rows_are(tmp_path: Path) -> None:
     made = recipe(tmp_path, "regression", data__problem_type="single_label_classification")
     problems = check_recipe(made).report.problems

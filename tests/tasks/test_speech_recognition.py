@@ -418,6 +418,7 @@ def ctc_place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("methods", [["full"], [{"lora": {"rank": 4}}, {"online-ewc": {}}]])
 def test_a_ctc_model_runs_learns_resumes_and_goes_out(methods, ctc_place):
     out = ctc_place / "run"

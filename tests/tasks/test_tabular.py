@@ -203,6 +203,7 @@ def test_digits_and_the_target_are_read(place: Path) -> None:
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_of_classes(place: Path) -> None:
     run(recipe(place), place / "out", quiet=True)
     report = Report.load(place / "out")
@@ -249,6 +250,7 @@ def test_a_run_of_classes(place: Path) -> None:
     assert opened.options.table is not None and opened.options.table["columns"] == made["columns"]
 
 
+@pytest.mark.slow
 def test_a_run_of_numbers(place: Path) -> None:
     run(recipe(place, NUMBERS, data__table={"shuffle": True, "numbers": "scaled"}), place / "out", quiet=True)
     report = Report.load(place / "out")

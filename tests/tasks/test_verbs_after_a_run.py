@@ -69,6 +69,7 @@ def test_a_model_that_reads_no_tokens_is_no_graph_of_them(name: str, ran: dict[s
     assert "leave --to out" in caught.value.remedy and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_graph_of_a_table_is_told_in_classes_and_keeps_how_the_table_is_read(
     ran: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def of(**more):
     return {"of": ["stages.first"], **more}
 
 
+@pytest.mark.slow
 def test_merges_under_after(made):
     second = made("alone", [])
     half = made("half", [{"slerp": of(t=0.5)}])

@@ -78,6 +78,7 @@ def test_plain_numpy_and_the_method_agree_bit_for_bit(name, seed, models, count,
     assert bad == 0 and np.array_equal(got, by_class(name, rows, own, each))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(list(fast.TABLE)),

@@ -86,6 +86,7 @@ LEARNED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", LEARNED)
 def test_merges_that_learn_write_folders_that_run(three, method):
     base = load_file(three / "base" / "model.safetensors")
@@ -250,6 +251,7 @@ command.run(sys.argv[2:], (), Path(sys.argv[1]), method="linear", base=None, dty
 """
 
 
+@pytest.mark.slow
 def test_sigkill_leaves_nothing_and_the_next_try_gives_the_same_bits(three):
     inputs = [str(three / m) for m in ("m1", "m2")]
     before = {f: f.read_bytes() for m in ("m1", "m2") for f in (three / m).iterdir()}
@@ -272,6 +274,7 @@ def test_sigkill_leaves_nothing_and_the_next_try_gives_the_same_bits(three):
     assert before == {f: f.read_bytes() for m in ("m1", "m2") for f in (three / m).iterdir()}
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_a_broken_result_and_mixed_bases(three, monkeypatch):
     file = three / "m1" / "model.safetensors"
     state = load_file(file)

@@ -88,6 +88,7 @@ def test_slices_are_stacked_and_the_config_counts_them(two, tmp_path):
     assert got.keys() == wanted.keys() and all(torch.equal(t, wanted[n]) for n, t in got.items())
 
 
+@pytest.mark.slow
 def test_a_stacked_model_runs_and_its_card_makes_it_again(two, tmp_path):
     slices = [*sources("a", layers=(0, 2)), *sources("b", layers=(1, 3))]
     done = merge(asked(two, slices, tmp_path / "o", merge_method="passthrough", base_model=None, parameters=None))

@@ -173,6 +173,7 @@ def tied_llamas(folder, *names):
         tiny.llama(seed=i).save_pretrained(folder / name)
 
 
+@pytest.mark.slow
 def test_a_head_that_left_its_embedding_is_kept_and_the_others_are_their_embeddings(tmp_path):
     tied_llamas(tmp_path, "a", "b", "c")
     headed(tmp_path / "b", 0.5)

@@ -102,6 +102,7 @@ def test_tables_that_are_read_otherwise_are_not_merged(runs: Runs, tmp_path: Pat
         merged(tmp_path / "bare", base, first)
 
 
+@pytest.mark.slow
 def test_forecasters_are_tried_and_fused(runs: Runs, tmp_path: Path) -> None:
     one = Path(runs(SERIES))
     merged(tmp_path / "out", str(one), runs(SERIES, seed=1))
@@ -111,6 +112,7 @@ def test_forecasters_are_tried_and_fused(runs: Runs, tmp_path: Path) -> None:
     assert "what they say differs by" in fused_page(fused) and "token" not in fused_page(fused)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["image-text-to-text", "image-segmentation", "image-feature-extraction"])
 def test_adapters_find_weights_that_files_call_otherwise(name: str, runs: Runs, tmp_path: Path) -> None:
     one = Path(runs(name))

@@ -136,6 +136,7 @@ def test_special_tokens_keep_their_meaning_under_another_models_ids(models):
     assert torch.allclose(got[plain[0]], mean(*(own[n][plain[0]] for n in ADDED)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_result_runs(models):
     done = merge(asked(models, tokenizer={"source": "union"}, chat_template="chatml"))
     assert done.forward_seconds and template_in(models / "out") == NAMED["chatml"]

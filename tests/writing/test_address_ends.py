@@ -66,6 +66,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Path:
     return folder / "whole"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("waits_for", "sent"),
     [

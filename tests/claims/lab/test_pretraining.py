@@ -121,6 +121,7 @@ def test_a_base_is_made_and_shipped_with_its_card(name, small):
     assert config["hidden_size"] == 16 and (folder / "tokenizer.json").exists() == (name != "nano-vit")
 
 
+@pytest.mark.slow
 def test_an_interrupted_make_goes_on_to_the_same_bits(tmp_path, small, monkeypatch):
     whole = (small("nano") / "model.safetensors").read_bytes()
     (tmp_path / "nano").rename(tmp_path / "whole")
