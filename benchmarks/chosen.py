@@ -130,7 +130,7 @@ CORPORA = (
         "minilm-l6",
         "text-classification",
         "accuracy",
-        40_000,
+        12_000,
         _reviews,
     ),
     Corpus(
