@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests import small, tiny
 from tunewright.errors import MethodError
 from tunewright.finished.chat import Chat, chat
 from tunewright.finished.finished import open_run
+from tunewright.machine.terminal import AskedToEnd
 from tunewright.measure.generate import greedy
 from tunewright.runs import run as runs
 
@@ -75,6 +77,40 @@ def test_the_oldest_turns_go_where_there_is_no_room(run: Path) -> None:
         made.turns["base"] += [{"role": "user", "content": f"message {i}"}, {"role": "assistant", "content": "yes"}]
     assert len(made._fitting("base", "now")) + 100 <= 256
     assert 0 < len(made.turns["base"]) < 24 and made.turns["base"][-2]["content"] == "message 11"
+
+
+def test_a_message_without_room_is_not_answered_and_an_answer_ends_where_the_room_does(run: Path) -> None:
+    said = talk(run, "/tokens 3", "word " * 400, "card")
+    assert re.search(r"takes [\d,]+ tokens, and the model has room for 256 with the answer -> shorten it\n", said)
+    assert said.count("tuned") == 2, "one in the heading, and one answer: to the line after it"
+    made = Chat(open_run(run), tokens=200)
+    prompt = made._prompt([], "word " * 40)
+    assert made._most(prompt) == 256 - len(prompt) < 200 and made._most(prompt[:10]) == 200
+
+
+def test_bytes_that_are_no_text_are_told_as_that_and_the_next_line_is_answered(run: Path) -> None:
+    said = talk(run, "/tokens 3", "bad \udcff\udcfe", "card")
+    assert "the line is no UTF-8 -> write it in UTF-8" in said and said.count("tuned") == 2
+
+
+def test_being_asked_to_end_is_no_end_of_one_answer(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(self: Chat, text: str) -> dict[str, str]:
+        asked.append(text)
+        raise {"one": KeyboardInterrupt, "two": AskedToEnd}[text]
+
+    monkeypatch.setattr(Chat, "answer", answer)
+    with pytest.raises(AskedToEnd):
+        talk(run, "one", "two", "three")
+    assert asked == ["one", "two"]
+
+
+def test_json_has_the_strength_at_which_it_was_answered(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = io.StringIO("/tokens 2\ncard\n/strength 0\n/new\ncard\n")
+    chat(run, lines=lines, console=Console(file=io.StringIO()), as_json=True)
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["strength"], second["strength"]) == (1.0, 0.0) and second["tuned"] == second["base"]
 
 
 def test_strength_zero_is_the_base_and_temperature_draws(run: Path) -> None:

@@ -152,13 +152,30 @@ def test_of_few_rows_the_page_says_how_far_chance_goes(rows: int, unit: str, dou
     assert ("right to about 10 points" in str(result)) is doubts
 
 
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        ((0.4, 0.4, 0.4), "All 3 settings score alike"),
+        ((0.4, 0.4, 0.3), "one other setting is as good"),
+        ((0.4, 0.2, 0.3), "own values are the best of these"),
+        ((0.4, None, None), "own values are the best of these"),
+    ],
+)
+def test_the_recipes_own_values_stay_for_a_reason(scores: Sequence[float | None], says: str) -> None:
+    tried = [Tried(1e-3 * (i + 1), {"epochs": 2.0}, 8, s, 5, 1.0) for i, s in enumerate(scores)]
+    recipe = Recipe(model="m", task="text-generation", data={"train": "t"}, methods=["lora"])
+    result = tuning.TuneResult(recipe, tried, tried[0], "accuracy", "higher", 10, seeds=2)
+    assert says in str(result) and "10 held-out rows, others for each of 2 seeds" in str(result)
+    assert result.to_json()["seeds"] == 2
+
+
 def test_write_puts_the_winner_into_the_recipe(folder: Path, pretended: list[Recipe]) -> None:
     path = small.write_recipe(folder, stages__0__budget={"epochs": 4}, data__validation=0.2)
     done = tunewright.tune(path, write=True, quiet=True)
     assert Recipe.load(path).train.learning_rate == 9e-2 and done.written == path
     assert done.changed["train.learning_rate"] == 9e-2 and not beside(path).exists()
     again = tunewright.tune(path, quiet=True)
-    assert again.changed == {} and again.written is None and "own values are the best" in str(again)
+    assert again.changed == {} and again.written is None and "nothing is to be changed" in str(again)
 
 
 def test_rows_to_choose_by_are_held_out_where_the_recipe_holds_none(folder: Path, pretended: list[Recipe]) -> None:

@@ -274,6 +274,29 @@ def test_the_streams_own_files_are_among_the_sources(folders: dict[str, Path]) -
     assert "the test-time rows" in begun
 
 
+def test_a_label_that_only_the_stream_has_is_told(folders: dict[str, Path]) -> None:
+    place, own = folders[TEXT], {"adapt": ["tent"], "data": ["new.jsonl"]}
+    rows = [json.loads(line) for line in (place / "late.jsonl").read_text().splitlines()]
+    (place / "new.jsonl").write_text("\n".join(json.dumps({**r, "label": "other"}) for r in rows))
+    said = "no training row has the label 'other', and rows of test_time have: a class of the head, not learnt"
+    assert said in check_recipe(recipe(place, TEXT, "new", own)).report.cautions
+    assert said in plan(recipe(place, TEXT, "new", own), quiet=True).notes
+    known = check_recipe(recipe(place, TEXT, "new", {"adapt": ["tent"], "data": ["late.jsonl"]})).report.cautions
+    assert not [c for c in known if "rows of test_time" in c]
+
+
+@pytest.mark.parametrize("written", ["auto", "bfloat16"])
+def test_a_stream_is_answered_in_full_precision_unless_another_is_written(
+    folders: dict[str, Path], written: str
+) -> None:
+    precision, model = {"precision": written}, {"name": "./base", "dtype": written}
+    chosen = Recipe.load(recipe(folders[TEXT], TEXT, "half", ["tent"], train=precision, model=model))
+    meant = "float32" if written == "auto" else written
+    assert (chosen.train.precision, chosen.model.dtype) == (meant, meant)
+    plain = Recipe.load(recipe(folders[TEXT], TEXT, "half", None, train=precision, model=model))
+    assert (plain.train.precision, plain.model.dtype) == (written, written)
+
+
 def test_a_plan_says_what_will_be_read(folders: dict[str, Path]) -> None:
     given = {"adapt": ["tent", "cotta"], "corruptions": ["contrast", "brightness"], "rows": 15}
     notes = plan(recipe(folders[PICTURES], PICTURES, "planned", given)).notes

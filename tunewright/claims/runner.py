@@ -112,7 +112,7 @@ def run_claim(
         if arm.name in tuned:
             arm.rate, arm.tuned = (
                 run.rates[arm.name],
-                [a.model_dump(mode="json", exclude={"key"}) for a in tuned[arm.name].attempts],
+                [a.model_dump(mode="json", exclude={"key", "error"}) for a in tuned[arm.name].attempts],
             )
     _describe(result, count)
     tested.settle(claim, result)

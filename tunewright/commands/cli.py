@@ -208,7 +208,7 @@ app.add_typer(papers, name="papers")
 def _ask_to_end(number: int, frame: Any) -> None:
     if terminal.is_hang_up(number):
         terminal.leave()
-    raise KeyboardInterrupt
+    raise terminal.AskedToEnd
 
 
 def main() -> None:

@@ -171,7 +171,8 @@ class Tuned(Answer):
 
     metric: str
     direction: str
-    rows: int | None
+    rows: int | None = Field(description="rows that each run was judged on")
+    seeds: int = Field(description="runs of each setting, each judged on other rows; scores are their means")
     best: Tried | None
     tried: list[Tried]
     stopped: str | None
@@ -190,6 +191,7 @@ class Talked(Answer):
     prompt: str
     base: str
     tuned: str
+    strength: float = Field(description="how far from base (0) to tuned (1) `tuned` is dialled")
 
 
 class Exported(Answer):

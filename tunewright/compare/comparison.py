@@ -292,6 +292,8 @@ def _untuned(arm: str, seed: int, tuned: Tuned) -> TrialRecord:
         f"no learning rate from {min(a.rate for a in tuned.attempts):.3g} to "
         f"{max(a.rate for a in tuned.attempts):.3g} let it finish"
     )
+    whys = dict.fromkeys(a.error for a in tuned.attempts if a.error)
+    what += f": {next(iter(whys))}" if len(whys) == 1 else ""
     error = TrialError(type="TuningError", message=what, where="tuning")
     return TrialRecord(
         key=tuned.attempts[0].key,

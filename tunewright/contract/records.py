@@ -90,6 +90,7 @@ class Problem:
 def refuse(problems: list[Problem], source: str, rows: int) -> DataError:
     """One error for several bad rows: the first three, how many there are, and how to see them all."""
     shown = "\n".join(f"  {p.where}: {p.field}: {p.reason} ({p.remedy})" for p in problems[:3])
+    shown += f"\n  and {len(problems) - 3:,} more" if len(problems) > 3 else ""
     return DataError(
         f"{len(problems)} of {rows} rows cannot be used:\n{shown}",
         where=source,

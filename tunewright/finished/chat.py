@@ -19,6 +19,7 @@ from tunewright.contract.records import Record, RowProblem
 from tunewright.errors import MethodError
 from tunewright.finished.finished import Finished, open_run
 from tunewright.loading.quiet import quiet
+from tunewright.machine.terminal import AskedToEnd
 from tunewright.measure.generate import greedy, stop_ids
 from tunewright.models.context import following, rows_of_prompts
 from tunewright.models.generators import seeded
@@ -30,6 +31,10 @@ HELP = """\
 /tokens N    longest answer, in tokens
 /new         forget the conversation
 /quit        end"""
+
+_MESSAGE = "message"  # what is wrong with a line that was typed, and not with the conversation
+_IN_BYTES = ("\udc80", "\udcff")
+"""What Python reads bytes as that are no UTF-8, from and to."""
 
 EXAMPLES = {"temp": "/temp 0.7", "strength": "/strength 0.5", "tokens": "/tokens 128"}
 
@@ -46,16 +51,20 @@ class Chat:
     count: int = 0
 
     def answer(self, text: str, sides: Sequence[str] = ("base", "tuned")) -> dict[str, str]:
-        """Each side's answer to a message, by side. RowProblem where the chat template refuses it."""
+        """Each side's answer to a message, by side. RowProblem where the chat template refuses it, or the model has no
+        room for it.
+        """
         self.count += 1
         answers = {}
         for side in sides:
             strength = self.strength if side == "tuned" else 0.0
             prompt = self._fitting(side, text)
+            most = self._most(prompt)
             with self.run.adapted.evaluating(), self.run.adapted.at_strength(strength) as model:
                 ids = self._generate(
                     self.run.adapted.wrapper if side == "tuned" and self.run.adapted.wrapper is not None else model,
                     prompt,
+                    most,
                 )
             answers[side] = self.run.tokenizer.decode(ids, skip_special_tokens=True).strip()
         for side, said in answers.items():
@@ -83,13 +92,29 @@ class Chat:
 
     def _fitting(self, side: str, text: str) -> list[int]:
         """The prompt, with the oldest turns forgotten where the model has no room for all and an answer."""
-        config: Any = self.run.loaded.model.config
-        room = getattr(config.get_text_config(), "max_position_embeddings", None)
         prompt = self._prompt(self.turns[side], text)
-        while room and self.talks and self.turns[side] and len(prompt) + self.tokens > int(room):  # type: ignore[call-overload]
+        while self._room and self.talks and self.turns[side] and len(prompt) + self.tokens > self._room:
             del self.turns[side][:2]
             prompt = self._prompt(self.turns[side], text)
         return prompt
+
+    @property
+    def _room(self) -> int | None:
+        """Tokens that the model has places for, prompt and answer; None where nothing says so."""
+        config: Any = self.run.loaded.model.config
+        room: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+        return room
+
+    def _most(self, prompt: list[int]) -> int:
+        """The longest answer that has room behind a prompt. RowProblem where there is none."""
+        if self._room is None or not self.run.task.continues:
+            return self.tokens
+        if len(prompt) >= self._room:
+            what = (
+                f"the message takes {len(prompt):,} tokens, and the model has room for {self._room:,} with the answer"
+            )
+            raise RowProblem(_MESSAGE, what, "shorten it")
+        return min(self.tokens, self._room - len(prompt))
 
     def _prompt(self, turns: list[dict[str, str]], text: str) -> list[int]:
         """Token ids up to where the answer begins, encoded by the task as rows of the data are."""
@@ -111,21 +136,21 @@ class Chat:
         row = self.run.task.encode(Record(values, id="chat"), self.run.tokenizer, self.run.options)
         return list(row.fields["prompt_ids"])
 
-    def _generate(self, model: Any, prompt: list[int]) -> list[int]:
+    def _generate(self, model: Any, prompt: list[int], most: int) -> list[int]:
         if not self.run.task.continues:
             drawn = {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": 1.0, "num_beams": 1}
             with torch.no_grad(), seeded(self.count), quiet():
                 how = drawn if self.temperature else {}
-                return self.run.task.write(model, self.run.tokenizer, [prompt], self.tokens, **how)[0]
+                return self.run.task.write(model, self.run.tokenizer, [prompt], most, **how)[0]
         if self.temperature == 0:
-            return greedy(model, self.run.tokenizer, [prompt], self.tokens)[0]
+            return greedy(model, self.run.tokenizer, [prompt], most)[0]
         ends = stop_ids(model, self.run.tokenizer)
         inputs = torch.tensor([prompt], device=next(model.parameters()).device)
         with torch.no_grad(), seeded(self.count), quiet(), following(model, rows_of_prompts([len(prompt)])):
             out = model.generate(
                 input_ids=inputs,
                 attention_mask=torch.ones_like(inputs),
-                max_new_tokens=self.tokens,
+                max_new_tokens=most,
                 do_sample=True,
                 temperature=self.temperature,
                 top_k=0,
@@ -166,13 +191,19 @@ def chat(
             console.print(_command(talk, line), markup=False)
         elif line:
             try:
+                if any(_IN_BYTES[0] <= c <= _IN_BYTES[1] for c in line):
+                    raise RowProblem(_MESSAGE, "the line is no UTF-8", "write it in UTF-8: nothing was answered")
                 answers = talk.answer(line)
                 if as_json:
-                    print(json.dumps({"prompt": line, **answers}, ensure_ascii=False), flush=True)
+                    told = {"prompt": line, **answers, "strength": talk.strength}
+                    print(json.dumps(told, ensure_ascii=False), flush=True)
                 else:
                     console.print(_side_by_side(talk, answers))
             except RowProblem as problem:
-                console.print(f"{problem.reason} -> /new begins again", markup=False)
+                again = "" if problem.field == _MESSAGE else "; /new begins again"
+                console.print(f"{problem.reason} -> {problem.remedy}{again}", markup=False)
+            except AskedToEnd:
+                raise
             except KeyboardInterrupt:  # of one answer; at the prompt it ends the conversation
                 console.print("(stopped)", markup=False)
 

@@ -7,6 +7,10 @@ import signal
 import stat
 
 
+class AskedToEnd(KeyboardInterrupt):
+    """A signal asks the program to end: whoever takes Ctrl-C for the end of one answer alone lets this one through."""
+
+
 def ending_signals() -> list[signal.Signals]:
     """Signals by which a program is asked to end: SIGTERM, and SIGHUP of a terminal that is lost (an ssh connection).
 

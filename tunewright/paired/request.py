@@ -74,8 +74,8 @@ def columns(written: Sequence[str]) -> dict[str, str]:
 _COLUMNS = re.compile(r"columns: \{([^{}]*)\}")
 _SAID_OTHERWISE = {
     "or name its column in the source, by columns": "or name its column with --column",
-    "`tunewright check RECIPE` lists them all, and with --clean writes a clean copy": "mend them, or give other --data",
-    "`tunewright check RECIPE` lists every row's reason": "look at its rows, or give other --data",
+    "`tunewright check RECIPE` lists them all, and with --clean writes a clean copy": "mend them, or give other rows",
+    "`tunewright check RECIPE` lists every row's reason": "look at its rows, or give others",
 }
 
 

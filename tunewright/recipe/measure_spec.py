@@ -12,7 +12,9 @@ from pydantic import (
 )
 
 from tunewright.recipe.fields import Real, Spec, Whole, as_list
+from tunewright.recipe.models import ModelSpec
 from tunewright.recipe.source import Sources
+from tunewright.recipe.train_spec import TrainSpec
 from tunewright.recipe.trajectories import EnvironmentSpec
 from tunewright.recipe.uses import Uses
 from tunewright.tasks._parts import DRAWN
@@ -159,3 +161,12 @@ class StreamSpec(Spec):
         examples=[0.8],
     )
     guard_answers: Whole = Field(128, gt=0, description="how many latest answers that is judged on", examples=[64])
+
+
+def in_full(stream: StreamSpec | None, train: TrainSpec, model: ModelSpec) -> None:
+    """Arithmetic and weights in float32 where a stream may move weights and nothing else is written: its small steps
+    are lost in fewer digits.
+    """
+    if stream is not None:
+        train.precision = "float32" if train.precision == "auto" else train.precision
+        model.dtype = "float32" if model.dtype == "auto" else model.dtype

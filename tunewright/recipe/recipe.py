@@ -26,7 +26,7 @@ from tunewright.recipe.fields import Spec, as_list, problem
 from tunewright.recipe.gate import fault_of
 from tunewright.recipe.load import absolute_paths, load
 from tunewright.recipe.lowering import lower
-from tunewright.recipe.measure_spec import MeasureSpec, StreamSpec, methods_alone
+from tunewright.recipe.measure_spec import MeasureSpec, StreamSpec, in_full, methods_alone
 from tunewright.recipe.models import ModelSpec
 from tunewright.recipe.naming import PACK, called_twice, kept_names
 from tunewright.recipe.overrides import RENAMED
@@ -168,6 +168,7 @@ class Recipe(Spec):
         series.of_recipe(self)
         trajectories.of_recipe(self)
         tables.of_recipe(self)
+        in_full(self.test_time, self.train, self.model)
         if self.model.url is not None:
             raise problem(
                 "what is adapted has to be here: an address gives answers, not weights",

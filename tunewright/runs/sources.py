@@ -107,9 +107,10 @@ def told_by_rows(recipe: Recipe, task: Task) -> list[str]:
     """
     learnt = [source for stage in recipe.stages for source in recipe.data_for(stage).train]
     told = [*_problem(recipe, task), *_strange_tasks(recipe, task)]
-    if task.labelled and recipe.data.eval and (new := unlearnt(learnt, recipe.data.eval, recipe.base, task)):
-        named = ", ".join(repr(n) for n in new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
-        told.append(f"no training row has the label {named}, and eval rows have: it is not learnt")
+    for whose, judged in (("eval rows", recipe.data.eval), ("rows of test_time", streamed_sources(recipe))):
+        if task.labelled and judged and (new := unlearnt(learnt, judged, recipe.base, task)):
+            named = ", ".join(repr(n) for n in new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
+            told.append(f"no training row has the label {named}, and {whose} have: a class of the head, not learnt")
     return told
 
 

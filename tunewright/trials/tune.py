@@ -143,6 +143,7 @@ class _Work:
             rows=self.some.evaluated if self.some else None,
             stopped=self.stopped,
             unit=self.some.target_unit if self.some else "fraction",
+            seeds=self.seeds,
         )
 
     def _scores(self, candidates: Sequence[Candidate], pool: Workers) -> dict[Candidate, float | None]:

@@ -18,7 +18,8 @@ def show(result: TuneFigures, console: Console | None = None) -> None:
     """Print every setting that was tried, the best marked, and what to do next."""
     out = console or Console(highlight=False, emoji=False)
     name = words.metric_name(result.metric) or "target"
-    of = f", {result.rows:,} held-out rows" if result.rows else ""
+    anew = f", others for each of {result.seeds} seeds" if result.seeds > 1 else ""
+    of = f", {result.rows:,} held-out rows{anew}" if result.rows else ""
     out.print(Text(f"Tried on held-out training rows ({name}{of})", style="bold"))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head in ("learning rate", "length", "batch", "steps", name, "time", ""):
@@ -64,6 +65,21 @@ def _doubt(result: TuneFigures) -> list[str]:
     ]
 
 
+def _stays(result: TuneFigures) -> str:
+    """Why the recipe's own values are not changed: they are the best, or others score as they do."""
+    others = [t.score for t in result.tried if t != result.own and t.score is not None]
+    equal = sum(s == result.own.score for s in others)
+    if others and equal == len(others):
+        return (
+            f"All {len(others) + 1} settings score alike: these rows tell none from another, and nothing is changed. "
+            "More rows or a longer run may tell, or a finer metric (measurement.metric: loss)."
+        )
+    if equal:
+        some = "one other setting is" if equal == 1 else f"{equal} others are"
+        return f"Nothing is better than the recipe's own values, and {some} as good: nothing is to be changed."
+    return "The recipe's own values are the best of these: nothing is to be changed."
+
+
 def _verdict(result: TuneFigures) -> list[str]:
     said = []
     if result.stopped is not None:
@@ -72,7 +88,7 @@ def _verdict(result: TuneFigures) -> list[str]:
         error = next((t.error for t in result.tried if t.error), None)
         return [*said, f"No run finished: {error}" if error else "No run finished."]
     if not result.changed:
-        return [*said, "The recipe's own values are the best of these: nothing is to be changed."]
+        return [*said, _stays(result)]
     if result.best.score is not None and result.own.score is not None:
         gain = f"{score(result.best.score, result)} instead of {score(result.own.score, result)}"
         said.append(f"The best: {gain}. It was chosen by these rows, which flatters it a little.")

@@ -27,7 +27,7 @@ class Tried:
 @dataclass(frozen=True)
 class TuneFigures:
     """What was found. `tried` in the order of asking, the recipe's own values first; `best` is one of them, none where
-    every run failed; `metric` and `direction` say what was judged by, `rows` on how many rows.
+    every run failed; `metric` and `direction` say what was judged by, `rows` on how many rows of each of `seeds`.
     """
 
     recipe: Recipe
@@ -39,6 +39,7 @@ class TuneFigures:
     stopped: str | None = None
     written: Path | None = None
     unit: str = "fraction"
+    seeds: int = 1
 
     @property
     def own(self) -> Tried:
@@ -57,6 +58,7 @@ class TuneFigures:
             "metric": self.metric,
             "direction": self.direction,
             "rows": self.rows,
+            "seeds": self.seeds,
             "best": None if self.best is None else vars(self.best),
             "tried": tried,
             "stopped": self.stopped,

@@ -38,6 +38,7 @@ class Attempt(BaseModel):
     status: str = Field("finished", description="finished, failed or killed")
     key: str = Field("", description="the trial's key")
     seconds: float = Field(0.0, description="what it took")
+    error: str = Field("", description="why it did not finish")
 
 
 class Tuned(BaseModel):
@@ -183,7 +184,8 @@ def _attempt(rate: float, seed: int, record: TrialRecord, key: str) -> Attempt:
     tuned = record.tuned
     score = tuned.target if record.finished and tuned is not None else None
     score = score if score is not None and math.isfinite(score) else None
-    return Attempt(rate=rate, seed=seed, score=score, status=record.status, key=key, seconds=record.seconds)
+    why = record.error.message if record.error is not None else ""
+    return Attempt(rate=rate, seed=seed, score=score, status=record.status, key=key, seconds=record.seconds, error=why)
 
 
 def _mean(attempts: Sequence[Attempt]) -> float | None:

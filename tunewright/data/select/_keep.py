@@ -54,6 +54,13 @@ def smallest(scores: Sequence[float], k: int) -> list[int]:
     return sorted(range(len(scores)), key=lambda i: (scores[i], i))[:k]
 
 
+def below(what: str, score: float, least: float, unit: str = "") -> str:
+    """Why a row is left out whose score is no higher than the least that was kept: it is lower, or equal and later."""
+    if score == least:
+        return f"{what} {least:.4g}{unit}, as of rows that stand before it: the number to keep was reached"
+    return f"{what} below {least:.4g}{unit}"
+
+
 def drawn(key: str) -> float:
     """A uniform draw in [0, 1), the same for the same key: 53 bits of its BLAKE2b hash."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()

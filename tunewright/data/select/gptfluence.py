@@ -41,7 +41,7 @@ from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
 from tunewright.data.select._gradients import CODE, adapter, gradient
-from tunewright.data.select._keep import Amount, at_most, how_many, smallest
+from tunewright.data.select._keep import Amount, at_most, below, how_many, smallest
 from tunewright.errors import DataError, MethodError
 from tunewright.pieces import simulated_training
 from tunewright.pieces.simulated_training import Logged, Simulator
@@ -97,7 +97,7 @@ class GPTfluence(Method):
         fall = self._falls(runs, reader.embeddings(records), reader.embeddings(asked), torch_generator(rng))
         kept = smallest([-x for x in fall], how_many(self.keep, len(records)))
         least, inside = fall[kept[-1]], set(kept)
-        reasons = ["" if i in inside else f"foretold fall below {least:.4g} nats" for i in range(len(records))]
+        reasons = ["" if i in inside else below("foretold fall", fall[i], least, " nats") for i in range(len(records))]
         return Selected(kept, scores={"fall": fall}, reasons=reasons)
 
     def _falls(self, runs: Sequence[Logged], train: Tensor, test: Tensor, generator: torch.Generator) -> list[float]:

@@ -32,7 +32,7 @@ from tunewright.contract.method import Method
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
-from tunewright.data.select._keep import Amount, how_many, smallest
+from tunewright.data.select._keep import Amount, below, how_many, smallest
 from tunewright.data.select._text import asked, without_prompt
 from tunewright.errors import DataError
 
@@ -85,7 +85,7 @@ class IFD(Method):
             if i in inside
             else f"difficulty above {self.most:g}: the prompt does not help"
             if x > self.most
-            else f"difficulty below {least:.4g}"
+            else below("difficulty", x, least)
             for i, x in enumerate(ratio)
         ]
         scores = {"difficulty": ratio, "loss": behind.tolist(), "loss_alone": alone.tolist()}

@@ -42,7 +42,7 @@ from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
 from tunewright.data.select._gradients import CODE, adapter, gradient
-from tunewright.data.select._keep import Amount, how_many, share, smallest
+from tunewright.data.select._keep import Amount, below, how_many, share, smallest
 from tunewright.errors import MethodError
 
 NAME = "less"
@@ -122,7 +122,7 @@ class LESS(Method):
         found = reader.remembered(NAME, [*records, *target], how, influences)[:, 0].tolist()
         kept = smallest([-s for s in found], how_many(self.keep, len(records)))
         least, inside = found[kept[-1]], set(kept)
-        reasons = ["" if i in inside else f"influence below {least:.4g}" for i in range(len(records))]
+        reasons = ["" if i in inside else below("influence", found[i], least) for i in range(len(records))]
         return Selected(kept, scores={"influence": found}, reasons=reasons)
 
     def _influences(

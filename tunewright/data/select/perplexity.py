@@ -63,12 +63,14 @@ class Perplexity(Method):
         losses = readers[self.model].losses(records).tolist()
         kept = between(losses, self.low, self.high)
         ends = [min(losses[i] for i in kept), max(losses[i] for i in kept)]
-        reasons = [
-            f"perplexity {'below' if x < ends[0] else 'above'} the band from {math.exp(ends[0]):.4g} to "
-            f"{math.exp(min(ends[1], 700.0)):.4g}"
-            if i not in inside
-            else ""
-            for inside in [set(kept)]
-            for i, x in enumerate(losses)
-        ]
+        inside = set(kept)
+        reasons = ["" if i in inside else _outside(x, ends) for i, x in enumerate(losses)]
         return Selected(kept, scores={"loss": losses}, reasons=reasons)
+
+
+def _outside(loss: float, ends: Sequence[float]) -> str:
+    """Why a row is left out, whose loss is none of the band's or, as others' that fill it, on its very end."""
+    low, high = (f"{math.exp(min(x, 700.0)):.4g}" for x in ends)
+    if loss in ends:
+        return f"perplexity {low if loss == ends[0] else high}, as of rows that fill the band from {low} to {high}"
+    return f"perplexity {'below' if loss < ends[0] else 'above'} the band from {low} to {high}"

@@ -41,7 +41,7 @@ from tunewright.contract.method import Method, torch_generator
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
-from tunewright.data.select._keep import Amount, how_many, smallest
+from tunewright.data.select._keep import Amount, below, how_many, smallest
 from tunewright.errors import DataError, MethodError
 from tunewright.models.sites import Site
 from tunewright.pieces import ekfac
@@ -95,7 +95,7 @@ class ProceduralKnowledgeInfluence(Method):
         s = found.mean(1).tolist()
         kept = smallest([-x for x in s], how_many(self.keep, len(records)))
         least, inside = s[kept[-1]], set(kept)
-        reasons = ["" if i in inside else f"influence below {least:.4g}" for i in range(len(records))]
+        reasons = ["" if i in inside else below("influence", s[i], least) for i in range(len(records))]
         apart = {f"on {k}": found[:, j].tolist() for j, k in enumerate(kinds)} if len(kinds) > 1 else {}
         return Selected(kept, scores={"influence": s, **apart}, reasons=reasons)
 
