@@ -149,7 +149,7 @@ SELECTORS = (
     *(f"{name}:keep={KEEP}" for name in ("k-center", "instructmining", "dealrec")),
     "perplexity:high=0.1",
     "perplexity:low=0.45:high=0.55",
-    "perplexity:low=0.9",
+    "perplexity:low=0.9:high=1.0",
     f"near-duplicate+random:keep={KEEP}",
     f"quality-rules+random:keep={KEEP}",
 )
