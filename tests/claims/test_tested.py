@@ -174,3 +174,10 @@ def test_judging_again_writes_what_changed_and_names_it(tmp_path, capsys, monkey
     assert (
         results_io.read("hft", tmp_path)["nano"].verdict == results_io.read("hft", results_io.SHIPPED)["nano"].verdict
     )
+
+
+@pytest.mark.parametrize(("best", "told"), [(0.0, True), (0.1, False)])
+def test_where_every_arm_is_at_nothing_nothing_was_tested(best: float, told: bool) -> None:
+    claim = declared(metric="measured")
+    made = result(claim, runs(0.0, [0.0, 0.0, best]), runs(0.0, [0.0, 0.0, 0.0]), gaps=[0.0, 0.0, best])
+    assert ("every arm is at 0 in every seed" in (tested.untested(claim, made) or "")) == told

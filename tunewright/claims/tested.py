@@ -4,6 +4,7 @@ A result is `not tested`, with the reasons, where
 
     its baseline has not learnt       the mean gain over the untouched base is not shown (its 95 % interval over seeds
                                       reaches 0), or a share's is less than `learnt` of what there was to gain
+    every arm is at 0                 no run of any arm got anything right (or wrong, where less is better)
     its baseline leaves no room       what it could still gain is less than the smallest effect of interest d
     its method has hardly redrawn     a method that searches by drawing anew had fewer than `DRAWS` turns
     its premise is not so             a base that is said to be the better one is not, on held-out text
@@ -46,8 +47,17 @@ def settle(claim: Claim, result: ScaleResult) -> None:
 def untested(claim: Claim, result: ScaleResult) -> str | None:
     """Why the stored result of a claim (at its scale) tested nothing, all reasons in one; None where it did."""
     about_cost = metrics.find(claim.metric)[0].pattern in _OWN_COST
-    reasons = [] if about_cost else [*_floor(claim, result), *_ceiling(claim, result), *_redraws(claim, result)]
-    return "; ".join([*reasons, *_premise(claim), *_nothing(result)]) or None
+    of_gain = (
+        []
+        if about_cost
+        else [
+            *_floor(claim, result),
+            *_nowhere(claim, result),
+            *_ceiling(claim, result),
+            *_redraws(claim, result),
+        ]
+    )
+    return "; ".join([*of_gain, *_premise(claim), *_nothing(result)]) or None
 
 
 def _floor(claim: Claim, result: ScaleResult) -> Iterator[str]:
@@ -61,6 +71,12 @@ def _floor(claim: Claim, result: ScaleResult) -> Iterator[str]:
                 f"the baseline '{arm}' has hardly learnt: it gains {mean:.3g} of {room:.3g}, and what is claimed shows "
                 f"from {claim.learnt * room:.3g} on"
             )
+
+
+def _nowhere(claim: Claim, result: ScaleResult) -> Iterator[str]:
+    figures = [r.figure for arm in result.arms for r in arm.runs if r.figure is not None]
+    if claim.metric in ("target", "measured") and figures and not any(figures):
+        yield "every arm is at 0 in every seed"
 
 
 def _gains(claim: Claim, result: ScaleResult) -> Iterator[tuple[str, list[float], float | None]]:
