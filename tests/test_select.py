@@ -209,3 +209,11 @@ def test_columns_of_files_are_asked_for_by_the_flag_that_names_them(place: Path)
     done = CliRunner().invoke(cli.app, ["select", "odd.csv", "--with", "length", "--out", "out"])
     assert done.exit_code == DataError.code, done.output
     assert "--column prompt=COLUMN" in done.output and "columns: {" not in done.output
+
+
+def test_rows_that_cannot_be_used_are_counted_and_its_own_remedy_is_named(place: Path) -> None:
+    (place / "blank.jsonl").write_text('{"text": " "}\n' * 5)
+    words = ["select", "blank.jsonl", "--with", "perplexity:high=0.5", "--model", "nano", "--out", "out"]
+    done = CliRunner().invoke(cli.app, words)
+    assert "5 of 5 rows cannot be used" in done.stderr and "and 2 more" in done.stderr
+    assert "-> mend them, or give other files" in done.stderr and "--data" not in done.stderr

@@ -71,6 +71,6 @@ def select(
                 seed=seed,
             )
         except DataError as e:  # what is said of a recipe's keys, said of flags
-            e.what, e.remedy = in_flags(e.what), in_flags(e.remedy or "") or None
+            e.what, e.remedy = in_flags(e.what, "files"), in_flags(e.remedy or "", "files") or None
             raise
     show(found.to_json(), True) if as_json else subset.show(found)

@@ -74,15 +74,17 @@ def columns(written: Sequence[str]) -> dict[str, str]:
 _COLUMNS = re.compile(r"columns: \{([^{}]*)\}")
 _SAID_OTHERWISE = {
     "or name its column in the source, by columns": "or name its column with --column",
-    "`tunewright check RECIPE` lists them all, and with --clean writes a clean copy": "mend them, or give other rows",
-    "`tunewright check RECIPE` lists every row's reason": "look at its rows, or give others",
+    "`tunewright check RECIPE` lists them all, and with --clean writes a clean copy": "mend them, or give other {rows}",
+    "`tunewright check RECIPE` lists every row's reason": "look at its rows, or give other {rows}",
 }
 
 
-def in_flags(text: str) -> str:
-    """What is said of a recipe's keys, said of flags: rows that --data names have no recipe."""
+def in_flags(text: str, rows: str = "--data") -> str:
+    """What is said of a recipe's keys, said of flags: rows that a command line names have no recipe. `rows`: where it
+    names them.
+    """
     for key, flag in _SAID_OTHERWISE.items():
-        text = text.replace(key, flag)
+        text = text.replace(key, flag.format(rows=rows))
     return _COLUMNS.sub(lambda m: " ".join(f"--column {_pair(part)}" for part in m[1].split(",")), text)
 
 

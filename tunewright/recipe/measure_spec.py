@@ -167,6 +167,6 @@ def in_full(stream: StreamSpec | None, train: TrainSpec, model: ModelSpec) -> No
     """Arithmetic and weights in float32 where a stream may move weights and nothing else is written: its small steps
     are lost in fewer digits.
     """
-    if stream is not None:
-        train.precision = "float32" if train.precision == "auto" else train.precision
+    if stream is not None and train.precision in ("auto", "float32"):
+        train.precision = "float32"
         model.dtype = "float32" if model.dtype == "auto" else model.dtype
