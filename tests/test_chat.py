@@ -86,6 +86,8 @@ def test_a_message_without_room_is_not_answered_and_an_answer_ends_where_the_roo
     made = Chat(open_run(run), tokens=200)
     prompt = made._prompt([], "word " * 40)
     assert made._most(prompt) == 256 - len(prompt) < 200 and made._most(prompt[:10]) == 200
+    made.run.loaded.model.config.max_position_embeddings = -1  # a model without an end
+    assert made._most(prompt * 9) == 200
 
 
 def test_bytes_that_are_no_text_are_told_as_that_and_the_next_line_is_answered(run: Path) -> None:

@@ -103,7 +103,7 @@ class Chat:
         """Tokens that the model has places for, prompt and answer; None where nothing says so."""
         config: Any = self.run.loaded.model.config
         room: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-        return room
+        return room if room is not None and room > 0 else None  # -1: as many as one likes
 
     def _most(self, prompt: list[int]) -> int:
         """The longest answer that has room behind a prompt. RowProblem where there is none."""
