@@ -32,7 +32,7 @@ CLAIM = Claim(
     extra={"evaluation": {"rows": 8, "drift_sequences": 4}},
     scales=("nano",),
     differs="constraints hold by throwing draws away, not by NeuroLogic's beam; a critic that is always right; a model "
-    "of 3.4M parameters that learnt 150 answers",
+    "of 3.4M parameters that learnt 150 answers, and writes one digit anyway: few draws are thrown away",
 )
 
 
