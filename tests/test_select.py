@@ -75,6 +75,28 @@ def test_a_source_of_which_nothing_is_kept_is_told(place: Path) -> None:
     assert len(other.notes) == 1 and other.notes[0].startswith("no row of short.jsonl is kept")
 
 
+@pytest.mark.parametrize("using", ["random:keep=100%", "near-duplicate", "length:least=1"])
+def test_rows_that_say_nothing_are_offered_to_no_selector(place: Path, using: str) -> None:
+    silent = ['{"text": ""}', '{"text": " \\n", "id": 3}', '{"prompt": "", "completion": " "}', '{"messages": []}']
+    (place / "some.jsonl").write_text('{"text": "a boat"}\n' + "\n".join(silent) + '\n{"text": "", "image": "a.png"}\n')
+    found = tunewright.select("some.jsonl", using=using, out="out")
+    assert lines(place / "out" / "kept.jsonl")[0] == {"text": "a boat"}
+    assert (found.rows, found.left_out, found.selectors[0].offered) == (6, 4, 2)
+    told = {"id": "some.jsonl:2", "kept": False, "reason": "all of its texts are blank", "scores": {}}
+    assert lines(place / "out" / "scores.jsonl")[1] == told
+    (place / "none.jsonl").write_text("\n".join(silent))
+    with pytest.raises(DataError, match="all of their texts are blank"):
+        tunewright.select("none.jsonl", using=using, out="other")
+    assert not (place / "other").exists()
+
+
+def test_a_window_that_an_earlier_selector_emptied_goes_to_no_later_one(place: Path) -> None:
+    (place / "short.jsonl").write_text('{"text": "a"}\n' * 3)
+    (place / "two.jsonl").write_text('{"text": "a lost bank card and a boat"}\n')
+    found = tunewright.select(["short.jsonl", "two.jsonl"], using="length:least=3,near-duplicate", out="out")
+    assert (found.rows, found.kept) == (4, 1)
+
+
 def test_filters_of_large_pools_say_which_rule_a_row_broke(place: Path) -> None:
     using = "quality-rules:rules=gopher-top-2-words,toxicity:words=hills,quality-classifier"
     found = tunewright.select("pool.jsonl", using=using, target="like.jsonl", keep=5, out="out")

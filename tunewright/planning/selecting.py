@@ -3,7 +3,8 @@
 Of a recipe it is what its run would train on: the same rows, in the first of its stages that selects. Of a pool of rows
 alone it is what a recipe with that `data.train` would keep. Where no selector reads with a model, none is loaded, and
 rows are not encoded: selectors that judge one row after the other (`pieces.each_row`) see each as it is read, others
-see a pool that is read anew each time that they go through it.
+see a pool that is read anew each time that they go through it. A pool's rows whose texts are all blank are offered to
+none and left out, as a run leaves out rows that hold no token.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tunewright.contract.selected import Selected
 from tunewright.data.files import kind_of
 from tunewright.data.pool import Pool
 from tunewright.data.read import locate, read_all, read_source, with_rows
+from tunewright.data.select._text import blank
 from tunewright.errors import DataError, MethodError, RecipeError
 from tunewright.files.cache import written_aside
 from tunewright.models.flops import counting
@@ -43,6 +45,7 @@ from tunewright.runs.selecting import START, Key, Selection, Told, applied, chec
 from tunewright.runs.session import Session, StageInputs
 from tunewright.tasks import get_task
 
+BLANK = Verdict({}, kept=False, reason="all of its texts are blank")
 STAGE = "main"
 """The stage whose draws those of a pool are: a recipe's own, where it names none."""
 
@@ -154,6 +157,8 @@ def select_of_pool(
         else:
             said = _layered(sources, base, uses, names, aimed, seed)
         wrote = write(said, folder, [locate(s, base).name for s in sources], names)
+        if wrote["left_out"] == wrote["rows"]:
+            raise _silent(pool)
         if not wrote["kept"]:
             took = "; ".join(_took(name, **wrote["figures"][name]) for name in names)
             raise DataError(
@@ -249,6 +254,11 @@ def _short(uses: Sequence[MethodUse], names: Sequence[str], figures: Mapping[str
     ]
 
 
+def _silent(pool: Sequence[str]) -> DataError:
+    what = "no row says anything: all of their texts are blank"
+    return DataError(what, where=", ".join(pool), remedy="name the column that holds the text: --column text=body")
+
+
 def _called(columns: Mapping[str, str]) -> str:
     return ", ".join(f"{ours} is '{theirs}'" for ours, theirs in columns.items())
 
@@ -308,9 +318,11 @@ def _judged(sources: Sequence[Source], base: Path, names: Sequence[str], methods
     for k, source in enumerate(sources):
         for some in windows(with_rows(source, base)):
             scores: list[dict[str, float]] = [{} for _ in some]
-            out: list[tuple[str, str] | None] = [None for _ in some]
+            out: list[tuple[str, str] | None] = [("", BLANK.reason) if blank(record) else None for _, record in some]
             for name, judge in judges:
                 left = [i for i, against in enumerate(out) if against is None]
+                if not left:
+                    break
                 for i, (found, why) in zip(left, judge([some[i][1] for i in left]), strict=True):
                     scores[i] |= {f"{name}.{what}": value for what, value in found.items()}
                     if not all(map(math.isfinite, found.values())):
@@ -319,7 +331,8 @@ def _judged(sources: Sequence[Source], base: Path, names: Sequence[str], methods
                     out[i] = (name, why) if why else None
             for i, (row, record) in enumerate(some):
                 by, why = out[i] or (None, "")
-                yield k, row, record.source, record.id, Verdict(scores[i], by is None, by, why)
+                verdict = BLANK if by == "" else Verdict(scores[i], by is None, by, why)
+                yield k, row, record.source, record.id, verdict
 
 
 def _layered(
@@ -334,9 +347,11 @@ def _layered(
 
     def again() -> Iterator[Record]:
         for source in sources:
-            yield from read_source(source, base)
+            yield from (record for record in read_source(source, base) if not blank(record))
 
     count = sum(1 for _ in again())
+    if not count:
+        raise _silent([locate(s, base).name for s in sources])
     records: Sequence[Record] = Pool(again, count)
     places = np.arange(count)
     layers: list[tuple[str, np.ndarray, Selected]] = []
@@ -368,6 +383,9 @@ def _from_layers(
     i = -1
     for k, source in enumerate(sources):
         for row, record in with_rows(source, base):
+            if blank(record):
+                yield k, row, record.source, record.id, BLANK
+                continue
             i += 1
             scores: dict[str, float] = {}
             by, why, weight = None, "", 1.0

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator
 from tunewright.contract.records import Record
 
 COLUMNS = ("text", "system", "prompt", "completion", "chosen")
+MEDIA = ("image", "images", "audio", "video", "videos")
 CHARACTERS = 1 << 18
 """Of texts that are looked at together."""
 
@@ -23,6 +24,16 @@ def text_of(record: Mapping[str, Any]) -> str:
         if isinstance(part, list | tuple):
             parts += [turn.get("content") for turn in part if isinstance(turn, Mapping)]
     return "\n".join(p for p in parts if isinstance(p, str) and p)
+
+
+def blank(record: Mapping[str, Any]) -> bool:
+    """Whether a record has texts, and none of them says anything; one with a picture or a recording says something."""
+    found = record.get("text")
+    if isinstance(found, str) and found and not found.isspace():
+        return False
+    if not any(c in record for c in (*COLUMNS, "messages")):
+        return False
+    return not text_of(record).strip() and all(record.get(c) is None for c in MEDIA)
 
 
 def asked(record: Mapping[str, Any]) -> str:
