@@ -90,6 +90,24 @@ def test_rows_that_say_nothing_are_offered_to_no_selector(place: Path, using: st
     assert not (place / "other").exists()
 
 
+def test_files_that_rows_name_are_found_from_the_new_folder(place: Path) -> None:
+    (place / "in" / "pics").mkdir(parents=True)
+    for name in ("a.png", "b.JPEG", "c.wav"):
+        (place / "in" / "pics" / name).write_bytes(b"x")
+    turn = {"role": "user", "content": [{"type": "image", "path": "pics/b.JPEG"}, {"type": "text", "text": "a.png?"}]}
+    rows = [
+        {"image": "pics/a.png", "text": "pics/none.png", "label": 1},
+        {"messages": [turn], "audio": "pics/c.wav"},
+        {"text": f"{place}/in/pics/a.png", "n": [1, 2]},
+    ]
+    (place / "in" / "some.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tunewright.select("in/some.jsonl", using="random:keep=100%", out="out")
+    kept, home = lines(place / "out" / "kept.jsonl"), str(place / "in" / "pics")
+    assert kept[0] == {**rows[0], "image": f"{home}/a.png"} and kept[2] == rows[2]
+    parts = kept[1]["messages"][0]["content"]
+    assert (parts[0]["path"], parts[1]["text"], kept[1]["audio"]) == (f"{home}/b.JPEG", "a.png?", f"{home}/c.wav")
+
+
 def test_a_window_that_an_earlier_selector_emptied_goes_to_no_later_one(place: Path) -> None:
     (place / "short.jsonl").write_text('{"text": "a"}\n' * 3)
     (place / "two.jsonl").write_text('{"text": "a lost bank card and a boat"}\n')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 
@@ -88,8 +89,14 @@ def test_a_threshold_has_two_sides():
     assert list(found.scores["score"]) == [0.0, 1.0, 2.0, 3.0]
     cells = [Record({**r, "score": str(r["score"])}, id=r.id) for r in records("a", "b", "c", "d")]
     assert list(call(Threshold(column="score", least=1, most=2), "select", records=cells).indices) == [1, 2]
-    for value in ("much", True, None, float("nan")):
-        with pytest.raises(DataError, match="which is no number"):
+    for value, said in (
+        ("much", "no number"),
+        (True, "no number"),
+        (None, "is empty"),
+        ("", "is empty"),
+        (math.nan, "no"),
+    ):
+        with pytest.raises(DataError, match=said):
             call(Threshold(column="score", least=1), "select", records=[Record({"score": value}, id="x")])
     with pytest.raises(ValueError, match="without a bound"):
         Threshold(least=None)

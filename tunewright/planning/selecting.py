@@ -34,7 +34,7 @@ from tunewright.files.cache import written_aside
 from tunewright.models.flops import counting
 from tunewright.pieces.each_row import EachRow, windows
 from tunewright.planning.init import rows_seen
-from tunewright.planning.subset import Said, SelectorFigures, Subset, Verdict, finish, write
+from tunewright.planning.subset import Said, SelectorFigures, Subset, Verdict, findable, finish, write
 from tunewright.recipe import MethodUse, Recipe, Source
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.recipe.uses import use_of
@@ -309,7 +309,7 @@ def _as_told(
             told = told if told is not None else Told(reason="no row of the run: held out, too long or with no token")
             by = None if place is not None else told.by
             verdict = Verdict(told.scores, place is not None, by, told.reason, place, told.weight)
-            yield k, row, record.source, record.id, verdict
+            yield k, findable(row, record.base), record.source, record.id, verdict
 
 
 def _judged(sources: Sequence[Source], base: Path, names: Sequence[str], methods: Sequence[EachRow]) -> Iterator[Said]:
@@ -332,7 +332,7 @@ def _judged(sources: Sequence[Source], base: Path, names: Sequence[str], methods
             for i, (row, record) in enumerate(some):
                 by, why = out[i] or (None, "")
                 verdict = BLANK if by == "" else Verdict(scores[i], by is None, by, why)
-                yield k, row, record.source, record.id, verdict
+                yield k, findable(row, record.base), record.source, record.id, verdict
 
 
 def _layered(
@@ -384,7 +384,7 @@ def _from_layers(
     for k, source in enumerate(sources):
         for row, record in with_rows(source, base):
             if blank(record):
-                yield k, row, record.source, record.id, BLANK
+                yield k, findable(row, record.base), record.source, record.id, BLANK
                 continue
             i += 1
             scores: dict[str, float] = {}
@@ -398,7 +398,13 @@ def _from_layers(
                     by = name
                     break
             place = int(rank[i]) if by is None else None
-            yield k, row, record.source, record.id, Verdict(scores, by is None, by, why, place, weight)
+            yield (
+                k,
+                findable(row, record.base),
+                record.source,
+                record.id,
+                Verdict(scores, by is None, by, why, place, weight),
+            )
 
 
 def _subset(

@@ -1,6 +1,7 @@
 """What a selection leaves on disk: the rows that are kept, and a line of scores for every row that there was.
 
-`kept.jsonl` (one for each source where there are several) holds the rows as they stood in their files, in their order.
+`kept.jsonl` (one for each source where there are several) holds the rows as they stood in their files, in their order,
+with files that they name relative to these named in full.
 `scores.jsonl` has a line for each row: its id, its scores by selector, whether it is kept, which selector left it out
 and why. `selected.json` has the counts.
 """
@@ -8,6 +9,7 @@ and why. `selected.json` has the counts.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,6 +27,8 @@ from tunewright.files.cache import write_json
 from tunewright.report import notebook, words
 from tunewright.report.terminal import clean
 
+FILES = tuple(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .npy .npz .wav .flac .mp3 .ogg .opus .m4a .mp4".split())
+"""Ends of names of files that rows name, and that are looked for."""
 MOST = 12
 """Reasons of a selector that are counted one by one; the rarest others are counted together."""
 
@@ -138,6 +142,23 @@ def write(said: Iterable[Said], folder: Path, sources: Sequence[str], names: Seq
     ]
     counted = {k: counts[k] for k in ("rows", "kept", "left_out")}
     return {"files": files, **counted, "figures": figures, "notes": notes}
+
+
+def findable(value: Any, base: Path | str) -> Any:
+    """A row, or a part of it, in which files of pictures, recordings and arrays that are there relative to the row's
+    own folder are named in full, so that they are found from the new one.
+    """
+    if isinstance(value, str):
+        if not value[-5:].lower().endswith(FILES) or "\n" in value or not os.path.isfile(os.path.join(base, value)):
+            return value
+        return os.path.abspath(os.path.join(base, value))
+    if isinstance(value, Mapping):
+        found = {k: findable(v, base) for k, v in value.items()}
+        return found if any(found[k] is not v for k, v in value.items()) else value
+    if isinstance(value, list | tuple):
+        parts = [findable(v, base) for v in value]
+        return parts if any(a is not b for a, b in zip(parts, value, strict=True)) else value
+    return value
 
 
 def _told(source: str, id: str, verdict: Verdict, several: bool) -> dict[str, Any]:

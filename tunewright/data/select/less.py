@@ -41,9 +41,12 @@ from tunewright.contract.method import Method, torch_generator
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
-from tunewright.data.select._gradients import CODE, adapter, gradient
+from tunewright.data.select._by_row import CODE as BY_ROW
+from tunewright.data.select._by_row import gradients
+from tunewright.data.select._gradients import CODE, adapter
 from tunewright.data.select._keep import Amount, below, how_many, share, smallest
 from tunewright.errors import MethodError
+from tunewright.models.sites import Site
 
 NAME = "less"
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -114,7 +117,7 @@ class LESS(Method):
     ) -> Selected:
         reader, seed = readers[self.model], rng.getrandbits(63)
         told = self.model_dump(mode="json", exclude={"keep", "model"})
-        how = {**told, "seed": seed, "n": len(records), "pieces": CODE}
+        how = {**told, "seed": seed, "n": len(records), "pieces": CODE + BY_ROW}
 
         def influences() -> Tensor:
             return self._influences(records, target, reader, random.Random(seed))[:, None]
@@ -155,10 +158,9 @@ class LESS(Method):
                 weight = sum(rates) / len(rates)
                 if not weight:  # an epoch that did not move
                     continue
-                aimed = self._aims(target, kinds, parameters, sketch, reader)
+                aimed = self._aims(target, kinds, sites, sketch, reader)
                 m, v = (torch.cat([adam.state[p][k].reshape(-1) for p in parameters]) for k in MOMENTS)
-                for i, record in enumerate(records):
-                    g = gradient(reader.loss(record), parameters, record.where)
+                for i, g in gradients(reader, NAME, sites, records):
                     total[:, i] += weight * (aimed @ sketch(adam_step(g, m, v)))
                 weights += weight
         return (total / weights).max(0).values
@@ -178,12 +180,12 @@ class LESS(Method):
         self,
         target: Sequence[Record],
         kinds: Sequence[str],
-        parameters: list[torch.nn.Parameter],
+        sites: Sequence[Site],
         sketch: Sketch,
         reader: Reader,
     ) -> Tensor:
         """[kinds, d]: the mean of the target rows' gradients, each of length 1, of each kind."""
         found: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
-        for record in target:
-            found[record.source].append(sketch(gradient(reader.loss(record), parameters, record.where)))
+        for i, g in gradients(reader, NAME, sites, target):
+            found[target[i].source].append(sketch(g))
         return torch.stack([torch.stack(some).mean(0) for some in found.values()])

@@ -41,6 +41,12 @@ class Threshold(EachRow):
                 remedy=did_you_mean(self.column, record),
             )
         value = record.get(self.column)
+        if value is None or value == "":
+            raise DataError(
+                f"the column '{self.column}' is empty",
+                where=record.where,
+                remedy="write a number into it, or take the row out",
+            )
         number = None if isinstance(value, bool) else finite(value)
         if number is None:
             raise DataError(
