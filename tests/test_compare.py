@@ -10,6 +10,7 @@ from rich.console import Console
 from tests.report.test_page import assert_safe
 from tunewright.compare import figures
 from tunewright.compare.arms import equal_budgets, parse_arms, parse_budget
+from tunewright.compare.cautions import cautions
 from tunewright.compare.result import Comparison
 from tunewright.errors import RecipeError
 from tunewright.recipe import Budget, Recipe
@@ -310,6 +311,20 @@ def test_an_unknown_budget_is_refused():
 
 
 # -- units -------------------------------------------------------------------------------------------------------------
+
+
+def test_selectors_are_called_so_and_equal_ones_are_named_together():
+    made = judged(a=lambda s, noise: record("a", s, 0.0), b=lambda s, noise: record("b", s, 0.0))
+    assert page.headline(made)[0].startswith("No method gained: a and b each changed ")
+    assert "not tuned: each method ran at" in cautions(made, {}, Recipe(**TREE))[0]
+    for arm in made.arms:
+        arm.select = ["random"]
+    assert page.headline(made)[0].startswith("No selector gained: a and b each changed ")
+    assert not any("method" in line for line in page.headline(made))
+    assert "not tuned: each selector ran at" in cautions(made, {}, Recipe(**TREE))[0]
+    for arm in made.arms:
+        arm.gain = arm.against = None
+    assert page.headline(made) == ["No selector finished a run."]
 
 
 @pytest.mark.parametrize(("direction", "says"), [("lower", 1), ("higher", -1)])

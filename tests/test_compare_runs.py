@@ -221,7 +221,11 @@ def test_arms_that_a_run_would_refuse_are_named_before_any_has_run(here, tmp_pat
     assert "leave " in (caught.value.remedy or "") and caught.value.where == "--methods"
     with pytest.raises(MethodError, match="1 of 2 arms would be refused: gram: ") as caught:
         comparing.compare(recipe, parse_arms("lora,gram"), out=tmp_path / "out", quiet=True)
-    assert caught.value.where != "--methods"
+    assert caught.value.where != "--methods" and not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(MethodError, match="would be refused"):
+        comparing.compare(recipe, parse_arms("lora,gram"), out=tmp_path / "out", quiet=True)
+    assert (tmp_path / "out").is_dir()  # it was there before
 
 
 def test_ctrl_c_says_how_to_go_on(here, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from tunewright.recipe import Recipe
-from tunewright.report.compare_schema import Comparison
+from tunewright.report.compare_schema import Comparison, compared
 from tunewright.report.words import one_counted, row_of, rows_of, score, span
 from tunewright.trials.trial import TrialRecord
 
@@ -21,9 +21,8 @@ def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]],
     lost = sum(r.status != "finished" for a in made.arms for r in a.runs)
     if lost:
         said.append(
-            f"{lost} of {sum(len(a.runs) for a in made.arms)} runs did not finish; their methods cannot be "
-            "ranked on "
-            "equal terms"
+            f"{lost} of {sum(len(a.runs) for a in made.arms)} runs did not finish; their {compared(made.arms)}s "
+            "cannot be ranked on equal terms"
         )
     if not made.tuned:
         said.append(_untuned_rates(made, recipe))
@@ -82,17 +81,17 @@ def _unequal_compute(made: Comparison) -> list[str]:
 
 
 def _untuned_rates(made: Comparison, recipe: Recipe) -> str:
-    rate = recipe.train.learning_rate
+    rate, arm = recipe.train.learning_rate, compared(made.arms)
     if rate is None:
         each = ", ".join(f"{a.name} {a.rate:g}" for a in made.arms if a.rate is not None)
         return (
-            f"learning rates were not tuned: each method ran at its own by rule ({each}), which may suit one better "
+            f"learning rates were not tuned: each {arm} ran at its own by rule ({each}), which may suit one better "
             "than another (--tune chooses one for each)"
         )
     own = [a.name for a in made.arms if a.rate != rate]
     but = f" (their own: {', '.join(own)})" if own else ""
     return (
-        f"learning rates were not tuned: all methods ran at the recipe's {rate:g}{but}, which favours those it was "
+        f"learning rates were not tuned: all {arm}s ran at the recipe's {rate:g}{but}, which favours those it was "
         "chosen for (--tune chooses one for each)"
     )
 
@@ -105,7 +104,7 @@ def _fixed_rows(made: Comparison) -> list[str]:
     judged = rows_of(made.metric, made.evaluated, made.task)
     said = f"every seed was judged on the same {judged}: what other {rows} would give is in no interval"
     if any(a.gain_over_rows is not None for a in made.arms):
-        said += " over seeds, by which methods are called tied or behind"
+        said += f" over seeds, by which {compared(made.arms)}s are called tied or behind"
     best = next((a for a in made.arms if a.against is not None and a.against.word == "best"), None)
     if best is not None and best.gain_over_rows is not None:
         ends = f"{score(best.gain_over_rows.value, made.unit, sign=True)} [{span(best.gain_over_rows, made.unit)}]"

@@ -163,7 +163,8 @@ class _Work:
         whole = len(trials) + len(gentle)
         self.progress.total, self.progress.done = whole, 0
         at_most = "at most " if self.race else ""
-        self.progress.say(f"{len(self.arms)} methods, {len(self.seeds)} seeds: {at_most}{whole} runs")
+        named = "methods" if all(a.select is None for a in self.arms) else "selectors"
+        self.progress.say(f"{len(self.arms)} {named}, {len(self.seeds)} seeds: {at_most}{whole} runs")
         raced = run_race(trials, self.seeds, run, self.progress) if self.race and trials else None
         gentle = {at: t for at, t in gentle.items() if raced is None or at[0] not in raced.race.dropped}
         by_key = run([*(trials.values() if raced is None else ()), *gentle.values()])

@@ -25,6 +25,6 @@ def check_arms(recipe: Recipe, arms: Sequence[ComparedArm], budget: Budget, *, v
         first = next(iter(found.values()))
         raise MethodError(
             f"{len(found)} of {len(arms)} arms would be refused: {told}",
-            where=first.where if len(found) == 1 else "--methods",
+            where=first.where if len(found) == 1 else "--methods" if arms[0].select is None else "--select",
             remedy=f"leave {', '.join(found)} out" + (f", or: {first.remedy}" if first.remedy else ""),
         )

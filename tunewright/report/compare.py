@@ -15,7 +15,7 @@ from tunewright.errors import FolderError
 from tunewright.measure.intervals import Interval
 from tunewright.report import pack_words, plots, words
 from tunewright.report.compare_race import dropped, drops, race_words
-from tunewright.report.compare_schema import Against, ArmFigures, Comparison
+from tunewright.report.compare_schema import Against, ArmFigures, Comparison, compared
 from tunewright.report.page import page
 from tunewright.report.plots import Curve, Point
 
@@ -73,7 +73,7 @@ def headline(c: Comparison) -> list[str]:
     """The comparison in sentences: who gained most, who is tied, who keeps most."""
     best = next((a for a in c.arms if a.against is not None and a.against.word == "best"), None)
     if best is None or best.gain is None:
-        return ["No method finished a run."]
+        return [f"No {compared(c.arms)} finished a run."]
     metric = words.metric_name(c.metric)
     tied = [a.name for a in c.arms if a.against is not None and a.against.word == "tied with the best"]
     points = " points" if c.unit == "fraction" else f" {c.unit}"
@@ -129,7 +129,7 @@ def _computes(c: Comparison) -> str:
     least = min(counted, key=lambda a: a.flops_per_token or 0.0)
     times = arm.flops_per_token / (least.flops_per_token or 1.0)
     if least is arm or times < 1.005:
-        return f"{each}, no method less."
+        return f"{each}, no {compared(c.arms)} less."
     return f"{each}, {times:.2g} times as many as {least.name}."
 
 
@@ -140,7 +140,9 @@ def _not_shown(c: Comparison, best: ArmFigures, points: str) -> str:
         moved = gain if c.direction == "higher" else _negated(gain)
         ends = f", interval {words.span(moved, c.unit)}" if moved.known else ""
         by = f"{words.score(moved.value, c.unit, sign=True)}{points}"
-        return f"No method gained: the best, {best.name}, changed {words.metric_name(c.metric)} by {by}{ends}."
+        alike = [a.name for a in c.arms if a.gain is not None and a.gain.value == gain.value]
+        who = f"the best, {best.name}," if len(alike) == 1 else f"{', '.join(alike[:-1])} and {alike[-1]} each"
+        return f"No {compared(c.arms)} gained: {who} changed {words.metric_name(c.metric)} by {by}{ends}."
     by = f"{words.score(gain.value, c.unit, sign=True)}{points}"
     ends = f", interval {words.span(gain, c.unit)}" if gain.known else ""
     return (
@@ -289,7 +291,7 @@ def _both(
             base,
             x_label=x_label,
             y_label=y_label,
-            title=f"{y_label} against {x_label[:-2]}, a curve a method",
+            title=f"{y_label} against {x_label[:-2]}, a curve a {compared(c.arms)}",
             width=size[0],
             height=size[1],
             fraction=c.unit == "fraction",
@@ -364,7 +366,7 @@ def _table(c: Comparison, stacked: bool) -> Table:
     gain_of = f"gain\n({metric})" if stacked else f"gain ({metric})"
     kept_or_drift = "lost, matched" if c.base_kept else "drift, matched"
     forgot = ("forgetting",) if c.tasks else ()
-    first = "method" if c.arms[0].select is None else "selector"
+    first = compared(c.arms)
     for name in (
         first,
         gain_of,

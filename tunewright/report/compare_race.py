@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunewright.report import words
-from tunewright.report.compare_schema import ArmFigures, Comparison
+from tunewright.report.compare_schema import ArmFigures, Comparison, compared
 
 
 def dropped(arm: ArmFigures) -> str:
@@ -37,16 +37,16 @@ def race_words(c: Comparison) -> list[str]:
     if race is None:
         return []
     gone = [a for a in c.arms if a.dropped is not None]
-    seeds = len(c.seeds)
+    seeds, arm = len(c.seeds), compared(c.arms)
     if not gone:
-        return [f"The race dropped no method: none was shown to be behind before all {seeds} seeds had been run."]
+        return [f"The race dropped no {arm}: none was shown to be behind before all {seeds} seeds had been run."]
     each = "; ".join(f"{d['name']} after {d['after']}, {d['value']} [{d['span']}]" for d in drops(c))
-    said = f"The race dropped {len(gone)} of {len(c.arms)} methods before all {seeds} seeds had been run: {each}."
+    said = f"The race dropped {len(gone)} of {len(c.arms)} {arm}s before all {seeds} seeds had been run: {each}."
     made = sum(len(a.runs) for a in c.arms)
     flops = f" and {words.count(race.spared_flops)} FLOPs of training" if race.spared_flops else ""
     spared = "1 run was" if race.spared_runs == 1 else f"{race.spared_runs} runs were"
     return [
         said,
         f"{spared} spared, beside {made} that were made: about {words.seconds(race.spared_seconds)}{flops} by what "
-        "the same methods' other runs took.",
+        f"the same {arm}s' other runs took.",
     ]

@@ -6,6 +6,7 @@ measure, and KL and 1 - CKA never share a field's scale: a comparison holds one 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
@@ -186,6 +187,11 @@ class ArmFigures(Part):
     @property
     def finished(self) -> list[RunFigures]:
         return [r for r in self.runs if r.status == "finished"]
+
+
+def compared(arms: Sequence[ArmFigures]) -> Literal["method", "selector"]:
+    """What is compared: each of the arms is one."""
+    return "method" if all(a.select is None for a in arms) else "selector"
 
 
 class Comparison(Saved):

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunewright.errors import FolderError, Interrupted
-from tunewright.runs.folder import RunFolder, locked
+from tunewright.errors import FolderError, Interrupted, TunewrightError
+from tunewright.runs.folder import RunFolder, discard_if_empty, locked
 
 
 @dataclass
@@ -22,8 +22,9 @@ class Place:
 @contextmanager
 def place(folder: Path) -> Iterator[Place]:
     """Hold `folder` for many runs. FolderError where it cannot be made or holds a run; Interrupted, with how to go on,
-    in the place of Ctrl-C.
+    in the place of Ctrl-C. What is refused before any run leaves no new folder behind.
     """
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -33,12 +34,16 @@ def place(folder: Path) -> Iterator[Place]:
     if (folder / "recipe.yaml").exists() or (folder / "report.json").exists():
         raise FolderError("this folder holds a run", where=str(folder), remedy="choose another --out")
     held = Place(folder)
-    with locked(RunFolder(folder)):
-        try:
+    try:
+        with locked(RunFolder(folder)):
             yield held
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"stopped after {held.done()} runs, which are kept",
-                where=str(folder),
-                remedy="the same command again goes on from there",
-            ) from None
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped after {held.done()} runs, which are kept",
+            where=str(folder),
+            remedy="the same command again goes on from there",
+        ) from None
+    except TunewrightError:
+        if new:
+            discard_if_empty(RunFolder(folder))
+        raise
