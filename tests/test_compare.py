@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime
 import io
 import random
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -311,6 +312,20 @@ def test_an_unknown_budget_is_refused():
 
 
 # -- units -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_narrow_table_breaks_long_names_at_their_settings_and_has_no_empty_column():
+    def shown(width, **arms):
+        console = Console(width=width, record=True, file=io.StringIO())
+        page.show(judged(**arms), Path("out"), console)
+        return console.export_text()
+
+    long = {"lora:rank=4": plain("lora:rank=4", 0.3), "random:keep=50%": plain("random:keep=50%", 0.1)}
+    assert "random:keep=50%" in shown(140, **long) and "lost, matched" in shown(140, **long)
+    narrow = shown(70, **long)
+    assert "\nrandom: " in narrow and "\nkeep=50%" in narrow
+    nothing = {n: (lambda s, noise, n=n: record(n, s, 0.0)) for n in ("a", "b")}
+    assert "matched" not in shown(140, **nothing)
 
 
 def test_selectors_are_called_so_and_equal_ones_are_named_together():

@@ -366,29 +366,32 @@ def _table(c: Comparison, stacked: bool) -> Table:
     gain_of = f"gain\n({metric})" if stacked else f"gain ({metric})"
     kept_or_drift = "lost, matched" if c.base_kept else "drift, matched"
     forgot = ("forgetting",) if c.tasks else ()
-    first = compared(c.arms)
+    first, rows = compared(c.arms), [row(c, a) for a in ordered(c)]
+    called = min(16, max(len(part) for name in (first, *(a.name for a in c.arms)) for part in name.split(":")))
+    losses = [r["lost"] if c.base_kept else r["drift"] for r in rows]
+    matched = any(lost.value for lost in losses)  # else no arm reached what the others are compared at
     for name in (
         first,
         gain_of,
         "",
         *forgot,
-        kept_or_drift,
+        *((kept_or_drift,) if matched else ()),
         "stored",
         "training",
         f"compute\n{words.one_counted(c.task)}",
     ):
         left = name in (first, "")
-        least = len("dropped") if name == "" else None  # a word is not broken
+        least = len("dropped") if name == "" else called if name == first and stacked else None  # no word is broken
         table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left, min_width=least)
-    for r in (row(c, a) for a in ordered(c)):
-        arm, gain, lost = r["arm"], r["gain"], r["lost"] if c.base_kept else r["drift"]
+    for r, lost in zip(rows, losses, strict=True):
+        arm, gain = r["arm"], r["gain"]
         failed = f"{len(r['failed'])} of {len(arm.runs)} failed" if r["failed"] else ""
         table.add_row(
-            escape(arm.name) + (" *" if r["winner"] else ""),
+            escape(arm.name.replace(":", ":\n") if stacked else arm.name) + (" *" if r["winner"] else ""),
             _spanned(gain, stacked),
             ", ".join(t for t in ("dropped" if arm.dropped else gain.word, failed) if t),
             *([_spanned(r["forgot"], stacked)] if c.tasks else []),
-            _spanned(lost, stacked),
+            *([_spanned(lost, stacked)] if matched else []),
             words.size(arm.stored_bytes),
             words.seconds(arm.train_seconds),
             r["compute"][1],
