@@ -13,6 +13,7 @@ from tunewright.contract.records import Record
 from tunewright.contract.task import EncodeOptions
 from tunewright.data.check import check, write_clean
 from tunewright.data.labels import labels_of
+from tunewright.data.places import locate
 from tunewright.data.read import read_all
 from tunewright.data.shapes import columns_of, recognise
 from tunewright.data.view import coloured, one_a_source, token_view
@@ -126,6 +127,22 @@ def test_a_file_that_cannot_be_read_does_not_hide_the_others(tmp_path):
     groups = {"train": [Source(path="none.jsonl"), write(tmp_path, "t.jsonl", [GOOD, "{"])]}
     report = check(groups, TASK, tiny.tokenizer(), EncodeOptions(), base=tmp_path)
     assert "no such file" in report.refusals[0] and [p.where for p in report.problems] == ["t.jsonl:2"]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("data/sets/a.jsonl", "put 'data' into {here}, or check the path"),
+        ("sets/more/a.jsonl", "put 'more' into {here}/sets, or check the path"),
+        ("sets/rows.jsonl", "did you mean 'row.jsonl'"),
+    ],
+)
+def test_what_is_missing_of_a_path_is_named(tmp_path, path, said):
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets" / "row.jsonl").write_text("{}")
+    with pytest.raises(DataError, match="no such file or folder") as caught:
+        locate(Source(path=path), tmp_path)
+    assert said.format(here=tmp_path) in caught.value.remedy
 
 
 def test_a_clean_copy_holds_the_good_rows_as_they_stood_and_quarantine_the_rest(tmp_path):

@@ -117,12 +117,14 @@ def _located(source: SourceLike, base: Path | str) -> Place:
     if is_special(at):
         raise DataError("a pipe or a device, not a file", where=path, remedy="write its rows to a file first")
     if files.kind_of(at) or Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1:
-        near = [p.name for p in at.parent.iterdir()] if at.parent.is_dir() else []
-        raise DataError(
-            "no such file or folder",
-            where=str(at),
-            remedy=did_you_mean(at.name, near) if near else "check the path: it starts from the recipe's folder",
-        )
+        # the first part of the path that is not there: a whole folder that is missing is the commoner mistake
+        gone = next((p for p in (*reversed(at.parents), at) if not p.exists()), at)
+        near = [p.name for p in gone.parent.iterdir()] if gone.parent.is_dir() else []
+        if gone != at:
+            remedy = f"put '{gone.name}' into {gone.parent}, or check the path: it starts from the recipe's folder"
+        else:
+            remedy = did_you_mean(at.name, near) if near else "check the path: it starts from the recipe's folder"
+        raise DataError("no such file or folder", where=str(at), remedy=remedy)
     return Place(path, hub=path)
 
 

@@ -72,7 +72,8 @@ class MeasureSpec(Spec):
     max_new_tokens: Whole = Field(
         32,
         gt=0,
-        description="longest generated answer, in tokens; transcripts of recordings have room for the longest",
+        description="longest generated answer, in tokens, and never more than the longest reference and two; "
+        "transcripts of recordings have room for the longest",
         examples=[32],
     )
     strengths: list[Annotated[Real, Field(ge=0)]] = Field(
