@@ -113,5 +113,16 @@ def test_a_gradient_that_is_not_finite_names_its_record(monkeypatch: pytest.Monk
 
 
 def test_batches_hold_rows_of_like_length_and_no_token_too_many() -> None:
-    assert list(_by_row._batches({0: 5, 1: 9, 2: 9, 3: 2, 4: 40}, 20)) == [[4], [1, 2], [0, 3]]
-    assert list(_by_row._batches({}, 20)) == []
+    assert list(_by_row._batches({0: 5, 1: 9, 2: 9, 3: 2, 4: 40}, 20, 9)) == [[4], [1, 2], [0, 3]]
+    assert list(_by_row._batches(dict.fromkeys(range(5), 1), 20, 2)) == [[0, 1], [2, 3], [4]]
+    assert list(_by_row._batches({}, 20, 9)) == []
+
+
+def test_as_many_rows_go_together_as_their_gradients_have_room(
+    monkeypatch: pytest.MonkeyPatch, together: list[int]
+) -> None:
+    bench = Bench(4096)
+    numbers = sum(3 * (s.in_features + s.out_features) for s in bench.sites)
+    monkeypatch.setattr(_by_row, "NUMBERS", 5 * numbers + 1)
+    closely(*bench.both())
+    assert together == [5, 5, 2]

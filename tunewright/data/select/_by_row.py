@@ -22,6 +22,8 @@ from tunewright.models.delta_forms import Delta, LowRank
 from tunewright.models.sites import Site
 
 CODE = inspect.getsource(sys.modules[__name__])
+NUMBERS = 1 << 25
+"""Gradients of a batch, at most: they are held three times over (the copies, theirs, and in a row), in 4 bytes each."""
 
 
 class Mixed(Exception):
@@ -65,7 +67,8 @@ def gradients(
     rows = [reader.rows_of(r) for r in records]
     sizes = {i: some[0].size for i, some in enumerate(rows) if len(some) == 1 and not reader.task.reads_files}
     apart, checked = [i for i in range(len(records)) if i not in sizes], False
-    for some in _batches(sizes, reader.batch_tokens):
+    most = max(1, NUMBERS // sum(p.numel() for p in parameters))
+    for some in _batches(sizes, reader.batch_tokens, most):
         own = None if checked else alone(some[0])  # first: a task may try a model out on its first batch
         try:
             found = _together(reader, name, sites, [records[i] for i in some])
@@ -90,11 +93,11 @@ def _rounding(reader: Reader) -> float:
     return 2 * max(torch.finfo(dtype).eps for dtype in held) ** 0.5
 
 
-def _batches(sizes: dict[int, int], tokens: int) -> Iterator[list[int]]:
-    """Places of rows of like length, at most so many tokens with padding at once, the longest first."""
+def _batches(sizes: dict[int, int], tokens: int, most: int) -> Iterator[list[int]]:
+    """Places of rows of like length, at most so many tokens with padding and rows at once, the longest first."""
     some: list[int] = []
     for i in sorted(sizes, key=lambda i: -sizes[i]):
-        if some and (len(some) + 1) * sizes[some[0]] > tokens:
+        if some and (len(some) == most or (len(some) + 1) * sizes[some[0]] > tokens):
             yield some
             some = []
         some.append(i)
