@@ -118,6 +118,13 @@ def test_batches_hold_rows_of_like_length_and_no_token_too_many() -> None:
     assert list(_by_row._batches({}, 20, 9)) == []
 
 
+def test_long_rows_are_read_alone(monkeypatch: pytest.MonkeyPatch, together: list[int]) -> None:
+    bench = Bench(4096)
+    monkeypatch.setattr(_by_row, "SHORT", 8)
+    closely(*bench.both())
+    assert together == [sum(bench.reader.rows_of(r)[0].size <= 8 for r in bench.records)] != [len(bench.records)]
+
+
 def test_as_many_rows_go_together_as_their_gradients_have_room(
     monkeypatch: pytest.MonkeyPatch, together: list[int]
 ) -> None:
