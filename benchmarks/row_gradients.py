@@ -4,8 +4,8 @@
 What `less` reads: the gradient of each record's loss by an adapter of rank 8 on every linear layer, one thread. The
 models are a small one (four blocks of width 256) and four blocks of SmolLM2-135M's shape without its vocabulary, in
 float32 and bfloat16; records of 20, 80 and 320 tokens, in turn, round by round. Seconds are of CPU; ratios with the
-least and the most of them. The record that is read alone to check the batch is taken off,
-and rows of any length go together here.
+least and the most of them. The record that is read alone to check the batch is taken off, and rows of any length go
+together here.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     _by_row.SHORT = max(LENGTHS)
-    told: dict[str, Any] = {"machine": machine.describe("float32", 1)}
+    told: dict[str, Any] = {"machine": machine.describe("float32 and bfloat16", 1)}
     for called, dtype in product(WIDTHS, (torch.float32, torch.bfloat16)):
         adapted = Adapted(model(*WIDTHS[called]).to(dtype).requires_grad_(False), None)
         sites = [s for s in adapted.structure.sites if s.block is not None and s.kind == "linear"]

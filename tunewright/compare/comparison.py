@@ -27,7 +27,7 @@ from tunewright.errors import RecipeError
 from tunewright.files.cache import cache_folder
 from tunewright.files.checkpoint import write_text
 from tunewright.recipe import Budget, Recipe
-from tunewright.report.compare_schema import ArmFigures, TunedRate
+from tunewright.report.compare_schema import ArmFigures, TunedRate, compared
 from tunewright.runs import progress
 from tunewright.runs.results import command
 from tunewright.trials.place import place
@@ -163,8 +163,7 @@ class _Work:
         whole = len(trials) + len(gentle)
         self.progress.total, self.progress.done = whole, 0
         at_most = "at most " if self.race else ""
-        named = "methods" if all(a.select is None for a in self.arms) else "selectors"
-        self.progress.say(f"{len(self.arms)} {named}, {len(self.seeds)} seeds: {at_most}{whole} runs")
+        self.progress.say(f"{len(self.arms)} {compared(self.arms)}s, {len(self.seeds)} seeds: {at_most}{whole} runs")
         raced = run_race(trials, self.seeds, run, self.progress) if self.race and trials else None
         gentle = {at: t for at, t in gentle.items() if raced is None or at[0] not in raced.race.dropped}
         by_key = run([*(trials.values() if raced is None else ()), *gentle.values()])

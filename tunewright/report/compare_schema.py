@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, field_validator
 
@@ -189,7 +189,14 @@ class ArmFigures(Part):
         return [r for r in self.runs if r.status == "finished"]
 
 
-def compared(arms: Sequence[ArmFigures]) -> Literal["method", "selector"]:
+class _Chosen(Protocol):
+    """An arm, as it is asked for or as it came out."""
+
+    @property
+    def select(self) -> object: ...
+
+
+def compared(arms: Sequence[_Chosen]) -> Literal["method", "selector"]:
     """What is compared: each of the arms is one."""
     return "method" if all(a.select is None for a in arms) else "selector"
 

@@ -34,16 +34,16 @@ def place(folder: Path) -> Iterator[Place]:
     if (folder / "recipe.yaml").exists() or (folder / "report.json").exists():
         raise FolderError("this folder holds a run", where=str(folder), remedy="choose another --out")
     held = Place(folder)
-    try:
-        with locked(RunFolder(folder)):
+    with locked(RunFolder(folder)):
+        try:
             yield held
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped after {held.done()} runs, which are kept",
-            where=str(folder),
-            remedy="the same command again goes on from there",
-        ) from None
-    except TunewrightError:
-        if new:
-            discard_if_empty(RunFolder(folder))
-        raise
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped after {held.done()} runs, which are kept",
+                where=str(folder),
+                remedy="the same command again goes on from there",
+            ) from None
+        except TunewrightError:
+            if new:
+                discard_if_empty(RunFolder(folder))
+            raise
